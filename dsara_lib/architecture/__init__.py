@@ -1,0 +1,23 @@
+"""The search space, its cells, the two networks made of them, and what they cost (Section 4.2)."""
+
+from .cost import Cost, cost
+from .genotype import Edge, Genotype, discretise
+from .networks import Blueprint, Network, Supernet
+from .operations import OPERATIONS, make_operation
+from .space import KINDS, SearchSpace, Slot
+
+__all__ = [
+    "KINDS",
+    "OPERATIONS",
+    "Blueprint",
+    "Cost",
+    "Edge",
+    "Genotype",
+    "Network",
+    "SearchSpace",
+    "Slot",
+    "Supernet",
+    "cost",
+    "discretise",
+    "make_operation",
+]

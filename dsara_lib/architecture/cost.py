@@ -1,0 +1,47 @@
+"""What a network costs for one image: parameters, multiply-adds, and the FLOPs convention of Table 1.
+
+Table 1 counts the multiply-adds of convolutions and linear layers, two per element of an affine batch norm and one of a
+plain one, and one per input element of ReLU and of max or average pooling; adaptive pooling counts nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Counts for one image; `parameters` leaves the auxiliary head out, as the paper does."""
+
+    parameters: int
+    multiply_adds: int
+    table1_flops: int
+
+
+def cost(network: nn.Module, image_size: int = 32, in_channels: int = 3) -> Cost:
+    """Count by running a copy of the network on the meta device: no arithmetic, no memory, nothing changed."""
+    measured = copy.deepcopy(network).to("meta").eval()
+    multiply_adds = extra = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal multiply_adds, extra
+        if isinstance(module, nn.Conv2d):
+            multiply_adds += output.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            multiply_adds += output.numel() * module.in_features
+        elif isinstance(module, nn.BatchNorm2d):
+            extra += inputs[0].numel() * (2 if module.affine else 1)
+        elif isinstance(module, nn.ReLU | nn.MaxPool2d | nn.AvgPool2d):
+            extra += inputs[0].numel()
+
+    handles = [module.register_forward_hook(count) for module in measured.modules()]
+    with torch.no_grad():
+        measured(torch.empty(1, in_channels, image_size, image_size, device="meta"))
+    for handle in handles:
+        handle.remove()
+    parameters = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("auxiliary."))
+    return Cost(parameters=parameters, multiply_adds=multiply_adds, table1_flops=multiply_adds + extra)

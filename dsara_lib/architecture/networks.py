@@ -1,0 +1,227 @@
+"""The two readings of a search space: the supernet that is searched and the network that is retrained.
+
+Both take images in [0, 1] as [n, channels, h, w] and return logits [n, classes]. Normalisation, if any, is a layer inside,
+so that eps always means pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import WorkbookError
+from ..shapes import Float
+from .cells import Cell, MixedCell
+from .genotype import Genotype, discretise, require_kinds
+from .space import STEM_MULTIPLIER, SearchSpace
+
+ALPHA_SCALE = 1e-3
+
+
+class Normalisation(nn.Module):
+    """(images - mean) / deviation by channel, as a layer of the network."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("deviation", torch.tensor(deviation).view(-1, 1, 1))
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return (images - self.mean) / self.deviation
+
+
+def _stem(in_channels: int, channels: int) -> nn.Sequential:
+    out = STEM_MULTIPLIER * channels
+    return nn.Sequential(nn.Conv2d(in_channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out))
+
+
+class Supernet(nn.Module):
+    """All architectures of the space at once. `alphas` are parameters: one [edges, operations] matrix for each kind of cell.
+
+    They are part of the state and follow `.to()`; `weights()` and `alphas` split the parameters into the two levels of Eq. (3).
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        num_cells: int,
+        channels: int,
+        num_classes: int,
+        in_channels: int = 3,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        slots = space.slots(num_cells, channels)
+        self.space, self.num_classes = space, num_classes
+        self.stem = _stem(in_channels, channels)
+        self.cells = nn.ModuleList(MixedCell(space, slot) for slot in slots)
+        self.classifier = nn.Linear(space.num_nodes * slots[-1].channels, num_classes)
+        shape = (len(space.edges), len(space.operations))
+        self.alphas = nn.ParameterDict(
+            {kind: nn.Parameter(ALPHA_SCALE * torch.randn(shape, generator=generator)) for kind in space.kinds}
+        )
+
+    def weights(self) -> Iterator[nn.Parameter]:
+        """The network weights: every parameter that is not an alpha."""
+        return (parameter for name, parameter in self.named_parameters() if not name.startswith("alphas."))
+
+    def mixing_weights(self) -> dict[str, Float[Tensor, "edges operations"]]:
+        """The softmaxed alphas of each kind of cell, Eq. (2)."""
+        return {kind: torch.softmax(alphas, dim=-1) for kind, alphas in self.alphas.items()}
+
+    def forward(self, images: Float[Tensor, "n c h w"], mixing: dict[str, Tensor] | None = None) -> Float[Tensor, "n classes"]:
+        """Logits. `mixing` replaces the softmaxed alphas, for instance by 0 and 1."""
+        mixing = self.mixing_weights() if mixing is None else mixing
+        before = previous = self.stem(images)
+        for cell in self.cells:
+            assert isinstance(cell, MixedCell)
+            before, previous = previous, cell(before, previous, mixing[cell.kind])
+        return self.classifier(previous.mean(dim=(2, 3)))
+
+    def genotype(self, name: str = "found") -> Genotype:
+        """The discrete architecture of the present alphas."""
+        return discretise(dict(self.alphas.items()), self.space, name)
+
+    def entropy(self) -> dict[str, float]:
+        """Mean entropy of the edges of each kind of cell, in nats; log 7 = 1.95 at the start, 0 once decided."""
+        found = {}
+        for kind, weights in self.mixing_weights().items():
+            found[kind] = torch.special.entr(weights.detach()).sum(-1).mean().item()
+        return found
+
+
+class Auxiliary(nn.Module):
+    """A second classifier on the features after two thirds of the cells, used in training only (off by default)."""
+
+    def __init__(self, channels: int, num_classes: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(768, num_classes),
+        )
+
+    def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        return self.layers(features)
+
+
+class Network(nn.Module):
+    """The network of a genotype: stem, cells, global average pooling, linear classifier."""
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        space: SearchSpace,
+        *,
+        num_cells: int,
+        channels: int,
+        num_classes: int,
+        in_channels: int = 3,
+        normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+        auxiliary: bool = False,
+        drop_path: float = 0.0,
+        searching: bool = False,
+    ):
+        """`searching` builds the operations as the supernet has them (no affine batch norms, a norm after pooling).
+
+        Raises WorkbookError where the genotype lacks a kind of cell that the space places.
+        """
+        super().__init__()
+        require_kinds(genotype, space)
+        if not 0 <= drop_path < 1:
+            raise WorkbookError(f"drop_path is a probability from 0 to below 1; got {drop_path}")
+        slots = space.slots(num_cells, channels)
+        self.num_classes = num_classes
+        self.normalisation = Normalisation(*normalisation) if normalisation else nn.Identity()
+        self.stem = _stem(in_channels, channels)
+        # As in DARTS, deeper cells are dropped no more often than earlier ones: one probability for all.
+        self.cells = nn.ModuleList(Cell(genotype, slot, drop_path, searching) for slot in slots)
+        self.pooling = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(space.num_nodes * slots[-1].channels, num_classes)
+        self.auxiliary_at = 2 * num_cells // 3
+        self.auxiliary = Auxiliary(space.num_nodes * slots[self.auxiliary_at].channels, num_classes) if auxiliary else None
+
+    def features(self, images: Float[Tensor, "n c h w"]) -> Iterator[Float[Tensor, "n c2 h2 w2"]]:
+        """The output of each cell in turn."""
+        before = previous = self.stem(self.normalisation(images))
+        for cell in self.cells:
+            before, previous = previous, cell(before, previous)
+            yield previous
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        return self._classify(*deque(self.features(images), maxlen=1))
+
+    def forward_with_auxiliary(self, images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor | None]:
+        """Logits of the classifier and of the auxiliary head (None where there is none)."""
+        last, second = images, None
+        for index, last in enumerate(self.features(images)):
+            if index == self.auxiliary_at and self.auxiliary is not None:
+                second = self.auxiliary(last)
+        return self._classify(last), second
+
+    def _classify(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        return self.classifier(self.pooling(features).flatten(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """All that is needed to build a network again: genotype, space and size. Kept in the card beside its weights."""
+
+    genotype: Genotype
+    space: SearchSpace
+    num_cells: int
+    channels: int
+    num_classes: int
+    in_channels: int = 3
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    auxiliary: bool = False
+    drop_path: float = 0.0
+
+    def __post_init__(self):
+        for name in ("num_cells", "channels", "num_classes", "in_channels"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise WorkbookError(f"{name} is a whole number of at least 1; got {value!r}")
+        require_kinds(self.genotype, self.space)
+        self.space.slots(self.num_cells, self.channels)
+
+    def build(self) -> Network:
+        """A new network with freshly drawn weights."""
+        return Network(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads: plain JSON."""
+        return asdict(self) | {"genotype": self.genotype.to_dict(), "space": asdict(self.space)}
+
+    @classmethod
+    def from_dict(cls, written: Any, where: str = "the blueprint") -> Blueprint:
+        """The blueprint that `to_dict` wrote. Raises WorkbookError."""
+        try:
+            read = dict(written)
+            read["genotype"] = Genotype.from_dict(read["genotype"], "its genotype")
+            space: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in read["space"].items()}
+            read["space"] = SearchSpace(**space)
+            if read.get("normalisation") is not None:
+                mean, deviation = read["normalisation"]
+                read["normalisation"] = (tuple(mean), tuple(deviation))
+            return cls(**read)
+        except KeyError as error:
+            raise WorkbookError(f"{where} does not describe a network: it has no {error}") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise WorkbookError(f"{where} does not describe a network: {error}") from error

@@ -1,0 +1,44 @@
+"""Attacks on a model: frozen settings that are called. `base.py` says what all of them promise.
+
+To add one: a frozen dataclass in this package and one line in `ATTACKS`; the contract tests run over the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..errors import WorkbookError, unknown
+from .base import Attack, check_radius
+from .gradient import BIM, FGSM, MIFGSM, PGD
+
+ATTACKS: dict[str, Any] = {
+    "FGSM": FGSM(),
+    "BIM": BIM(),
+    "PGD20": PGD(steps=20),
+    "PGD100": PGD(steps=100),
+    "MI-FGSM": MIFGSM(),
+}
+
+
+def make_attack(name: str, eps: float | None = None) -> Attack:
+    """The attack of that name, brought to the radius `eps` (its own if None). Raises WorkbookError."""
+    if name not in ATTACKS:
+        raise unknown("attack", name, ATTACKS)
+    return ATTACKS[name] if eps is None else at_radius(ATTACKS[name], eps)
+
+
+def at_radius(attack: Any, eps: float) -> Any:
+    """The same attack in a ball of another radius: the step keeps its share of eps. Raises WorkbookError."""
+    check_radius(eps)
+    if eps == attack.eps:
+        return attack
+    if not hasattr(attack, "step_size"):
+        return replace(attack, eps=eps)
+    if attack.eps == 0:
+        raise WorkbookError(f"an attack of radius 0 has no step to scale; give {type(attack).__name__} its eps and step_size")
+    # A step may be longer than the ball is wide, but not than the range of pixels.
+    return replace(attack, eps=eps, step_size=min(1.0, attack.step_size / attack.eps * eps))
+
+
+__all__ = ["ATTACKS", "BIM", "FGSM", "MIFGSM", "PGD", "Attack", "at_radius", "make_attack"]

@@ -1,0 +1,197 @@
+"""The command line behind workbook.py: demo, run, nb, lab, cost, report. Thin: each command is a few calls.
+
+torch is imported only where a command computes in this process, so that the first line appears at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import WorkbookError
+
+CHAIN = ("01", "02", "03", "04", "05", "06", "09")
+FULL = ("01", "02")  # notebooks that take all settings of a run; the others read them from its folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 2 and one sentence on wrong input."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        return int(given.command(given) or 0)
+    except (WorkbookError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last commit", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="workbook.py", description="DSARA workbook")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="the whole chain on embedded data, in minutes")
+    demo.set_defaults(command=run, profile="demo", data="digits", limit=None, seed=0, set="", device="cpu")
+    demo.add_argument("--run", default="demo", help="name of the run folder (demo)")
+    demo.add_argument("--results", default="results", help="folder of all runs (results)")
+
+    chain = commands.add_parser("run", help="the whole chain at any profile, on any data")
+    chain.set_defaults(command=run)
+    chain.add_argument("--profile", default="demo", help="demo, short, paper or published-code")
+    chain.add_argument("--data", default="digits", help="digits, cifar10, cifar100, svhn, tiny-imagenet or folder:PATH")
+    chain.add_argument("--limit", type=int, help="images per class")
+    chain.add_argument("--run", help="name of the run folder (<profile>-<data>)")
+    chain.add_argument("--seed", type=int, default=0)
+    chain.add_argument("--set", default="", help='settings that differ, as "search.channels=8 training.epochs=3"')
+    chain.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    chain.add_argument("--results", default="results", help="folder of all runs (results)")
+
+    notebook = commands.add_parser("nb", help="one notebook, headlessly: nb 02 -p PROFILE demo")
+    notebook.set_defaults(command=nb)
+    notebook.add_argument("notebook", help="number or name, such as 02 or 02_search")
+    notebook.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters")
+    notebook.add_argument("--results", default="results", help="folder of all runs (results)")
+
+    lab = commands.add_parser("lab", help="JupyterLab on the notebooks; further arguments go to it")
+    lab.set_defaults(command=open_lab)
+    lab.add_argument("arguments", nargs=argparse.REMAINDER)
+
+    cost = commands.add_parser("cost", help="parameters, multiply-adds and FLOPs of an architecture")
+    cost.set_defaults(command=show_cost)
+    cost.add_argument("name", help="DSARA, DARTS, P-DARTS, RACL, AdvRush, or a genotype file")
+    cost.add_argument("--json", action="store_true", help="one line of JSON")
+    cost.add_argument("--num-cells", type=int, help="cells (as published; 20 for a file)")
+    cost.add_argument("--channels", type=int, help="initial channels (as published; 64 for a file)")
+    cost.add_argument("--classes", type=int, default=10)
+    cost.add_argument("--image-size", type=int, default=32)
+
+    report = commands.add_parser("report", help="write a run's HTML report anew")
+    report.set_defaults(command=write_report)
+    report.add_argument("--run", default="demo")
+    report.add_argument("--results", default="results")
+    return parser
+
+
+def run(given: argparse.Namespace) -> None:
+    """Every notebook of the chain in turn, in one kernel; what is done already is only read."""
+    name = given.run or f"{given.profile}-{_plain(given.data)}"
+    results = Path(given.results).resolve()
+    started = time.monotonic()
+    print(f"run {name!r}: profile {given.profile}, data {given.data}; stop with Ctrl-C, go on with the same command", flush=True)
+    from . import notebooks
+
+    common = {"RUN": name, "DEVICE": given.device, "RESULTS": os.path.relpath(results, notebooks.FOLDER)}
+    full = common | {
+        "PROFILE": given.profile,
+        "DATA": _from_notebooks(given.data),
+        "LIMIT": given.limit or 0,
+        "SEED": given.seed,
+        "CHANGES": given.set,
+    }
+    with _environment(), notebooks.one_kernel() as kernel:
+        for number in CHAIN:
+            path = notebooks.find(number)
+            print(f"[{time.monotonic() - started:5.0f} s] {path.stem}", flush=True)
+            target = results / name / "notebooks" / path.name
+            notebooks.execute(path, target, full if number in FULL else common, kernel)
+    where = results / name / "report.html"
+    print(f"[{time.monotonic() - started:5.0f} s] done; the report: {where}")
+
+
+def nb(given: argparse.Namespace) -> None:
+    """One notebook; its executed copy goes to the run's folder."""
+    from . import notebooks
+
+    path = notebooks.find(given.notebook)
+    parameters: dict[str, Any] = notebooks.typed(path, dict(given.parameters))
+    results = Path(given.results).resolve()
+    if "RESULTS" in notebooks.parameters_of(path):
+        parameters.setdefault("RESULTS", os.path.relpath(results, notebooks.FOLDER))
+    if "DATA" in parameters:
+        parameters["DATA"] = _from_notebooks(parameters["DATA"])
+    default = notebooks.parameters_of(path).get("RUN", ("str", "'demo'", ""))[1].strip("'\"")
+    target = results / parameters.get("RUN", default) / "notebooks" / path.name
+    with _environment(), notebooks.one_kernel() as kernel:
+        notebooks.execute(path, target, parameters, kernel)
+    print(f"done; the executed notebook: {target}")
+
+
+def open_lab(given: argparse.Namespace) -> int:
+    """JupyterLab on the notebooks' folder."""
+    from . import notebooks
+
+    with _environment():
+        return subprocess.call([sys.executable, "-m", "jupyterlab", f"--notebook-dir={notebooks.FOLDER}", *given.arguments])
+
+
+def show_cost(given: argparse.Namespace) -> None:
+    """What an architecture costs, as a line of text or JSON."""
+    from .architecture import Blueprint, Genotype, SearchSpace, cost, zoo
+
+    size = {k: v for k, v in (("num_cells", given.num_cells), ("channels", given.channels)) if v is not None}
+    if given.name.endswith(".json") or Path(given.name).is_file():
+        genotype = Genotype.load(given.name)
+        dsara = "robust" in genotype.cells
+        space = SearchSpace() if dsara else SearchSpace(placement="A-A-A", filters=(1, 2, 4))
+        size = {"num_cells": 20, "channels": 64} | size
+        blueprint = Blueprint(genotype=genotype, space=space, num_classes=given.classes, **size)
+    else:
+        blueprint = zoo.load(given.name).blueprint(given.classes, **size)
+    counted = cost(blueprint.build(), given.image_size)
+    if given.json:
+        fields = {"parameters": counted.parameters, "multiply_adds": counted.multiply_adds}
+        print(json.dumps({"name": blueprint.genotype.name, **fields, "table1_flops": counted.table1_flops}))
+        return
+    print(
+        f"{blueprint.genotype.name}: {counted.parameters / 1e6:.1f}M parameters, "
+        f"{counted.multiply_adds / 1e6:.2f}M multiply-adds, {counted.table1_flops / 1e6:.2f}M FLOPs in the convention of Table 1 "
+        f"({blueprint.num_cells} cells, {blueprint.channels} channels, {given.image_size}x{given.image_size})"
+    )
+
+
+def write_report(given: argparse.Namespace) -> None:
+    """The report of an existing run."""
+    from .report import write_report as write
+    from .runs import RunStore
+
+    print(f"the report: {write(RunStore(Path(given.results)).find(given.run).folder)}")
+
+
+def _plain(data: str) -> str:
+    """A data set's name as part of a run's name."""
+    last = Path(data.removeprefix("folder:").split(",")[0]).name
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in last).strip("-") or "data"
+
+
+def _from_notebooks(data: str) -> str:
+    """`folder:` paths are given from where the command was started; notebooks run in their own folder."""
+    from .notebooks import FOLDER
+
+    if not data.startswith("folder:"):
+        return data
+    parts = [part.strip() for part in data.removeprefix("folder:").split(",")]
+    return "folder:" + ",".join(os.path.relpath(part, FOLDER) for part in parts)
+
+
+class _environment:
+    """Kernels find the library wherever the command was started."""
+
+    def __enter__(self) -> None:
+        root = str(Path(__file__).resolve().parent.parent)
+        self.before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, *([self.before] if self.before else [])])
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = self.before

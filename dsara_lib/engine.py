@@ -1,0 +1,167 @@
+"""Long work in epochs: restore, run, commit, and say what happens.
+
+`run_epochs` is the one loop: the command line, papermill, a notebook stepped by hand and the live panel draw its events.
+Stop drawing at any moment; the next call goes on after the last commit and ends with the same bits on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from .errors import WorkbookError
+from .runs import Checkpoints, describe, differences, read_jsonl, write_jsonl
+
+Metrics = dict[str, Any]
+
+
+class Job(Protocol):
+    """Work that is done epoch by epoch and whose whole state, random numbers included, can be saved."""
+
+    epoch: int  # epochs done
+    num_epochs: int
+
+    def run_epoch(self) -> Iterator[Metrics]:
+        """Do one epoch, yielding the metrics of each step; afterwards `epoch` has grown by one."""
+        ...
+
+    def epoch_metrics(self) -> Metrics:
+        """The metrics of the epoch just done."""
+        ...
+
+    def settings(self) -> Any:
+        """What a checkpoint must agree with."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the work depends on; tensors, numbers, text, lists and dictionaries only."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write files for readers, derived from the state; called after each commit."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What has just happened: 'restored', 'step', 'epoch' (committed) or 'done'."""
+
+    kind: str
+    epoch: int
+    num_epochs: int
+    metrics: Metrics = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = " · ".join(f"{key} {value:.4g}" for key, value in self.metrics.items() if isinstance(value, float))
+        return f"{self.kind} {self.epoch}/{self.num_epochs}" + (f" · {shown}" if shown else "")
+
+
+@dataclass(kw_only=True)
+class History:
+    """The steps and epochs of a job so far; part of its checkpoint, so that one write commits both."""
+
+    steps: list[Metrics] = field(default_factory=list)
+    epochs: list[Metrics] = field(default_factory=list)
+
+    def export(self, folder: Path) -> None:
+        """Write history.jsonl (steps) and epochs.jsonl."""
+        write_jsonl(folder / "history.jsonl", self.steps)
+        write_jsonl(folder / "epochs.jsonl", self.epochs)
+
+
+def run_epochs(job: Job, folder: str | Path, history: History | None = None) -> Iterator[Event]:
+    """Run a job to its end, committing each epoch under `folder`; yields an Event for each step and epoch.
+
+    Goes on from the newest whole checkpoint there. Raises WorkbookError where that was made with other settings, and where a
+    metric is no longer finite (the last good checkpoint stays).
+    """
+    history = History() if history is None else history
+    checkpoints = Checkpoints(Path(folder))
+    state, warnings = checkpoints.load()
+    if state is not None:
+        _restore(job, history, state)
+        yield Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
+    else:
+        # Committed before the first step, so that a job stopped within its first epoch also goes on from where it began.
+        checkpoints.save(job.epoch, _state(job, history))
+        if warnings:
+            warnings.append("no whole checkpoint is left; starting anew")
+            yield Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
+    while job.epoch < job.num_epochs:
+        started = time.perf_counter()
+        for metrics in job.run_epoch():
+            _check_finite(metrics, job)
+            history.steps.append(metrics)
+            yield Event(kind="step", epoch=job.epoch, num_epochs=job.num_epochs, metrics=metrics)
+        epoch_metrics = job.epoch_metrics()
+        _check_finite(epoch_metrics, job)
+        history.epochs.append(epoch_metrics | {"seconds": round(time.perf_counter() - started, 3)})
+        checkpoints.save(job.epoch, _state(job, history))
+        _export(job, history, Path(folder))
+        yield Event(kind="epoch", epoch=job.epoch, num_epochs=job.num_epochs, metrics=history.epochs[-1])
+    _export(job, history, Path(folder))
+    yield Event(kind="done", epoch=job.epoch, num_epochs=job.num_epochs)
+
+
+def _export(job: Job, history: History, folder: Path) -> None:
+    history.export(folder)
+    job.export(folder)
+
+
+def _state(job: Job, history: History) -> dict[str, Any]:
+    return {
+        "settings": describe(job.settings()),
+        "job": job.state_dict(),
+        "steps": history.steps,
+        "epochs": history.epochs,
+    }
+
+
+def _restore(job: Job, history: History, state: Mapping[str, Any]) -> None:
+    if not {"settings", "job", "steps", "epochs"} <= set(state):
+        raise WorkbookError("the checkpoint holds no job state; delete it or choose another run name")
+    changed = differences(state["settings"], describe(job.settings()))
+    if changed:
+        raise WorkbookError(
+            f"the checkpoint was made with other settings ({'; '.join(changed[:3])}; 'here' is the checkpoint's); "
+            "give the same settings or another run name"
+        )
+    job.load_state_dict(state["job"])
+    history.steps[:], history.epochs[:] = state["steps"], state["epochs"]
+
+
+def _check_finite(metrics: Metrics, job: Job) -> None:
+    for name, value in metrics.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise WorkbookError(
+                f"{name} is {value} in epoch {job.epoch + 1}; the last commit (epoch {job.epoch}) is kept; "
+                "a smaller learning rate or gradient_clip usually helps"
+            )
+
+
+def read_history(folder: str | Path) -> History:
+    """The history that `run_epochs` exported. Raises FileNotFoundError or WorkbookError."""
+    folder = Path(folder)
+    return History(steps=read_jsonl(folder / "history.jsonl"), epochs=read_jsonl(folder / "epochs.jsonl"))
+
+
+def to_cpu(value: Any) -> Any:
+    """A copy of a nested state with every tensor on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: to_cpu(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_cpu(each) for each in value)
+    return value

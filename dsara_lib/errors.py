@@ -1,0 +1,19 @@
+"""Sentences for wrong input: what was expected, what came, what is known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WorkbookError(ValueError):
+    """Wrong input, told in one sentence. The command line prints it without a traceback."""
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> WorkbookError:
+    """The error for a name that is in no table, with the nearest name that is."""
+    names = list(known)
+    lowered = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.5)
+    hint = f"; did you mean {lowered[near[0]]!r}?" if near else ";"
+    return WorkbookError(f"unknown {what} {name!r}{hint} known: {', '.join(names)}")

@@ -1,0 +1,205 @@
+"""One run from search to evaluation: its folder, settings and data, and the jobs that each step of it needs.
+
+The notebooks and the command line meet here. `open_experiment` makes a run or goes on with one; `find_experiment` reads
+profile, data and seed from an existing folder, so that later steps only need its name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from .architecture import Blueprint, Genotype, Network, zoo
+from .attacks import make_attack
+from .data import DataSet, Split, load
+from .errors import WorkbookError
+from .evaluation import Evaluator, Row, black_box, white_box
+from .presets import Preset, attacks_at, fit, make_preset
+from .runs import Run, RunStore, generator
+from .search import Searcher
+from .training import TrainConfig, Trainer, load_network
+
+FOUND = "found"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A run folder with the settings and the data it was opened with."""
+
+    run: Run
+    preset: Preset
+    data: DataSet
+    seed: int
+    device: torch.device
+
+    # -- search ------------------------------------------------------------------------------------------------------
+
+    @property
+    def search_folder(self) -> Path:
+        """Checkpoints, history and alphas of the search."""
+        return self.run.path("search")
+
+    def searcher(self) -> Searcher:
+        """The search at its beginning; `run_epochs(searcher, search_folder)` takes it to where it stopped."""
+        return Searcher(self.data, self.preset.search, seed=self.seed, device=self.device)
+
+    def genotype(self) -> Genotype:
+        """What the search found. Raises FileNotFoundError where it has not ended."""
+        return Genotype.load(self.run.require("search", "genotype.json", made_by="notebook 02 (search)"))
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def networks_to_train(self) -> dict[str, tuple[Blueprint, TrainConfig]]:
+        """By name: the found architecture, its naturally trained twin, and the published architectures beside it."""
+        found = Blueprint(
+            genotype=self.genotype(),
+            space=self.preset.search.space,
+            num_cells=self.preset.num_cells,
+            channels=self.preset.channels,
+            num_classes=self.data.num_classes,
+            in_channels=self.data.channels,
+        )
+        plans = {FOUND: (found, self.preset.training)}
+        if self.preset.natural_twin:
+            plans[f"{FOUND}-natural"] = (found, replace(self.preset.training, attack=None))
+        for name in self.preset.baselines:
+            size = self.preset.baseline_size
+            options = {} if size is None else {"num_cells": size[0], "channels": size[1]}
+            plans[name] = (
+                zoo.load(name).blueprint(self.data.num_classes, self.data.channels, **options),
+                self.preset.training,
+            )
+        return plans
+
+    def network_folder(self, name: str) -> Path:
+        """Checkpoints and history of a training, and its `best/` and `last/`."""
+        return self.run.path("networks", name)
+
+    def trainer(self, name: str) -> Trainer:
+        """The training of one of `networks_to_train`."""
+        blueprint, config = self.networks_to_train()[name]
+        return Trainer(blueprint, self.data, config, seed=self.seed, device=self.device, name=name)
+
+    def trained(self) -> dict[str, Path]:
+        """Folder of the weights of each network trained so far: `best` of each, and `last` of the found one."""
+        folders: dict[str, Path] = {}
+        for name in self.networks_to_train():
+            if (self.network_folder(name) / "last" / "card.json").is_file():
+                folders[name] = self.network_folder(name) / "best"
+                if name == FOUND:
+                    folders[f"{FOUND}-last"] = self.network_folder(name) / "last"
+        if not folders:
+            raise FileNotFoundError(f"run {self.run.name!r} has no trained network yet; notebook 03 (retrain) trains them")
+        return folders
+
+    def networks(self) -> dict[str, Network]:
+        """The trained networks, in evaluation mode."""
+        return {name: load_network(folder, self.device) for name, folder in self.trained().items()}
+
+    # -- evaluation --------------------------------------------------------------------------------------------------
+
+    def test(self, num_images: int | None = None) -> Split:
+        """The test images of this profile: the first so many of one fixed shuffled order."""
+        wanted = self.preset.evaluation.test_images if num_images is None else num_images
+        order = torch.randperm(len(self.data.test), generator=generator("test images"))
+        return self.data.test.subset(order[:wanted]).to(self.device)
+
+    def white_box(self, name: str, network: Network) -> Evaluator:
+        """Natural accuracy and every attack of the profile, crafted on the network itself."""
+        rows = white_box(network, attacks_at(self.preset.evaluation, self.data.eps))
+        return self._evaluator(rows, {name: network}, self.test())
+
+    def against_eps(self, name: str, network: Network) -> Evaluator:
+        """The curve's attack at each radius, named by it; '0' is the natural accuracy."""
+        config = self.preset.evaluation
+        rows = {"0": Row(source=network, attack=None)}
+        for factor in config.curve:
+            eps = min(1.0, factor * self.data.eps)
+            rows[f"{eps:.6g}"] = Row(source=network, attack=make_attack(config.curve_attack, eps))
+        return self._evaluator(rows, {name: network}, self.test(config.curve_images))
+
+    def black_box(self, networks: dict[str, Network]) -> Evaluator:
+        """Every network as source and as target."""
+        attack = make_attack(self.preset.evaluation.black_box_attack, self.data.eps)
+        return self._evaluator(black_box(networks, attack), networks, self.test())
+
+    def _evaluator(self, rows: dict[str, Row], targets: dict[str, Network], split: Split) -> Evaluator:
+        size = self.preset.evaluation.batch_size
+        return Evaluator(rows, targets, split, data=self.data.name, batch_size=size, seed=self.seed)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """'auto' takes a GPU where there is one. Raises WorkbookError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise WorkbookError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:0, ...")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise WorkbookError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; cpu is")
+    return device
+
+
+def open_experiment(
+    run: str,
+    *,
+    profile: str = "demo",
+    data: str = "digits",
+    limit: int | None = None,
+    seed: int = 0,
+    changes: str = "",
+    device: str = "auto",
+    results: str | Path = "results",
+    data_root: str | Path = "data",
+) -> Experiment:
+    """Make the run or go on with it. Raises WorkbookError for unknown names and where the folder has other settings."""
+    preset = make_preset(profile, changes)
+    limit = preset.limit if limit is None else limit
+    where = choose_device(device)
+    loaded = load(data, root=data_root, limit=limit)
+    loaded = replace(loaded, name=short_name(data))
+    preset = fit(preset, loaded)
+    chosen = {"profile": profile, "changes": changes, "data": portable(data, results), "limit": limit, "seed": seed}
+    opened = RunStore(Path(results)).open(run, {**chosen, "eps": loaded.eps, "preset": preset})
+    return Experiment(run=opened, preset=preset, data=loaded, seed=seed, device=where)
+
+
+def find_experiment(
+    run: str, *, device: str = "auto", results: str | Path = "results", data_root: str | Path = "data"
+) -> Experiment:
+    """The run of that name with the settings in its folder. Raises FileNotFoundError that lists the runs there are."""
+    settings = RunStore(Path(results)).find(run).card()["settings"]
+    return open_experiment(
+        run,
+        profile=settings["profile"],
+        data=_each_path(settings["data"], lambda path: os.path.normpath(os.path.join(results, path))),
+        limit=settings["limit"],
+        seed=settings["seed"],
+        changes=settings["changes"],
+        device=device,
+        results=results,
+        data_root=data_root,
+    )
+
+
+def portable(data: str, results: str | Path) -> str:
+    """A data set's name for the run folder: paths of `folder:` are written relative to the folder of all runs."""
+    return _each_path(data, lambda path: os.path.relpath(path, results))
+
+
+def _each_path(data: str, change: Callable[[str], str]) -> str:
+    if not data.startswith("folder:"):
+        return data
+    return "folder:" + ",".join(change(part.strip()) for part in data.removeprefix("folder:").split(","))
+
+
+def short_name(data: str) -> str:
+    """How a data set is called in tables and figures: of `folder:` paths only the last part of the first."""
+    return "folder:" + Path(data.removeprefix("folder:").split(",")[0]).name if data.startswith("folder:") else data

@@ -1,0 +1,218 @@
+"""What the numbered notebooks share: their parameters, following a job, showing a figure, and running them headlessly.
+
+A notebook's `parameters` cell annotates each parameter with its type. `begin(globals())` checks what came against it, so
+that a misspelt name or a value of another type ends in a sentence and not, as with papermill alone, in a wrong run.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import WorkbookError, unknown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .engine import Event
+    from .experiment import Experiment
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+PARAMETER = re.compile(r"^([A-Z][A-Z0-9_]*)\s*:\s*([^=#]+?)\s*=\s*(.+?)(?:\s{2,}#\s*(.*))?$", re.MULTILINE)
+SECONDS_BETWEEN_LINES = 10.0
+
+
+# -- in a notebook -----------------------------------------------------------------------------------------------------
+
+
+def begin(names: dict[str, Any]) -> Experiment:
+    """Check the notebook's parameters and open its run: `experiment = begin(globals())`.
+
+    With PROFILE among the parameters the run is made or gone on with; without, it must exist. Raises WorkbookError.
+    """
+    from .experiment import find_experiment, open_experiment
+
+    given = checked_parameters(names)
+    places = {"results": given.get("RESULTS", "../results"), "data_root": given.get("DATA_ROOT", "../data")}
+    if "PROFILE" in given:
+        experiment = open_experiment(
+            given["RUN"],
+            profile=given["PROFILE"],
+            data=given["DATA"],
+            limit=given["LIMIT"] or None,
+            seed=given["SEED"],
+            changes=given["CHANGES"],
+            device=given["DEVICE"],
+            **places,
+        )
+    else:
+        experiment = find_experiment(given["RUN"], device=given["DEVICE"], **places)
+    if experiment.preset.threads is not None:
+        import torch
+
+        # Small tensors on a busy machine: several threads wait for each other, one does not.
+        torch.set_num_threads(experiment.preset.threads)
+    return experiment
+
+
+def checked_parameters(names: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotated upper-case names with their values. Raises WorkbookError for an unknown one and for another type."""
+    declared = {name: kind for name, kind in names.get("__annotations__", {}).items() if name.isupper()}
+    for name, value in names.items():
+        if name.isupper() and not name.startswith("_") and name not in declared and is_plain(value):
+            raise unknown("notebook parameter", name, declared)
+    for name, kind in declared.items():
+        kind = getattr(builtins, kind, None) if isinstance(kind, str) else kind
+        value = names[name]
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            continue
+        if isinstance(kind, type) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+            raise WorkbookError(f"notebook parameter {name} is a {kind.__name__}; got {value!r}")
+    return {name: names[name] for name in declared}
+
+
+def is_plain(value: Any) -> bool:
+    """True for what papermill can inject."""
+    return value is None or isinstance(value, bool | int | float | str | list | dict | tuple)
+
+
+def follow(events: Iterable[Event]) -> dict[str, Any]:
+    """Draw all events of a job, with a plain line for each epoch (and now and then within a long one); the last metrics."""
+    last: dict[str, Any] = {}
+    spoken = time.monotonic()
+    for event in events:
+        for warning in event.warnings:
+            print("warning:", warning)
+        if event.kind == "epoch":
+            last = event.metrics
+            if "warning" in event.metrics:
+                print("warning:", event.metrics["warning"])
+        if event.kind != "step" or time.monotonic() - spoken > SECONDS_BETWEEN_LINES:
+            print(line(event), flush=True)
+            spoken = time.monotonic()
+    return last
+
+
+def line(event: Event) -> str:
+    """One readable line: what happened, and the losses and accuracies."""
+    parts = [f"{event.kind} {event.epoch}/{event.num_epochs}"]
+    for key, value in event.metrics.items():
+        if key in ("row", "stage"):
+            parts.append(f"{key} {value}")
+        elif isinstance(value, float) and ("accuracy" in key or key.endswith("_loss") or key == "gamma"):
+            parts.append(f"{key} {value:.3f}")
+    if "seconds" in event.metrics:
+        parts.append(f"{event.metrics['seconds']:.1f} s")
+    return " · ".join(parts)
+
+
+def show(experiment: Experiment, figure: Figure, name: str) -> None:
+    """Save a figure in the run as SVG and PNG and display it."""
+    from IPython.display import Image, display
+
+    from .plots import save
+
+    paths = save(figure, experiment.run.path("figures"), name)
+    png = next(path for path in paths if path.suffix == ".png")
+    display(Image(data=png.read_bytes(), width=min(1000, int(figure.get_figwidth() * 110))))
+
+
+# -- headless ----------------------------------------------------------------------------------------------------------
+
+
+def find(name: str) -> Path:
+    """A notebook by number, name or path. Raises WorkbookError with the known ones."""
+    if name.endswith(".ipynb") and Path(name).is_file():
+        return Path(name)
+    known = sorted(path for path in FOLDER.glob("[0-9]*.ipynb"))
+    for path in known:
+        if name in (path.stem, path.name, path.stem.split("_")[0], path.stem.split("_")[0].lstrip("0")):
+            return path
+    raise unknown("notebook", name, [path.stem for path in known])
+
+
+def parameters_of(path: Path) -> dict[str, tuple[str, Any, str]]:
+    """Name: (type, default, help) of each line of the notebook's parameters cell."""
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if "parameters" in cell.get("metadata", {}).get("tags", []):
+            found = PARAMETER.findall("".join(cell["source"]))
+            return {name: (kind.strip(), default, help_) for name, kind, default, help_ in found}
+    return {}
+
+
+def typed(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters given as text, brought to the types that the notebook declares. Raises WorkbookError."""
+    declared = parameters_of(path)
+    readers: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": _truth}
+    result: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in declared:
+            raise unknown(f"parameter of {path.stem}", name, declared)
+        kind = declared[name][0]
+        try:
+            result[name] = readers.get(kind, str)(text)
+        except ValueError:
+            raise WorkbookError(f"parameter {name} of {path.stem} is a {kind}; got {text!r}") from None
+    return result
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise ValueError(text)
+    return text.lower() in ("true", "1", "yes")
+
+
+@contextmanager
+def one_kernel() -> Iterator[Any]:
+    """A Python kernel for several notebooks one after another: torch is imported once."""
+    from jupyter_client.manager import KernelManager
+
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(FOLDER))
+    try:
+        yield manager
+    finally:
+        with suppress(Exception):
+            manager.shutdown_kernel(now=True)
+
+
+def execute(path: Path, output: Path, parameters: Mapping[str, Any], manager: Any) -> None:
+    """Run a notebook with papermill in that kernel, from a clean namespace, and write the executed copy.
+
+    Raises WorkbookError with the sentence that a cell ended in; the copy then shows how far it came.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    _forget(manager)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(output),
+            parameters=dict(parameters),
+            km=manager,
+            cwd=str(FOLDER),
+            log_output=True,
+            progress_bar=False,
+            request_save_on_cell_execute=True,
+        )
+    except PapermillExecutionError as error:
+        raise WorkbookError(f"{path.stem}, cell {error.exec_count}: {error.evalue} (see {output.name})") from error
+
+
+def _forget(manager: Any) -> None:
+    """Clear the names of the notebook before; modules stay imported."""
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=120)
+        client.execute_interactive("%reset -f\nglobals().pop('__annotations__', None);", silent=True, timeout=60)
+    finally:
+        client.stop_channels()

@@ -1,0 +1,53 @@
+"""Figures for a paper: each function takes plain data (histories, arrays, evaluations) and returns a matplotlib figure.
+
+They are made without pyplot, so nothing is global, and a notebook shows them with or without a display. Accuracies are
+shares of one where they come in and percent where they are read. What a colour says is also said by a marker or a word.
+To add a figure, write a `@styled` function beside those of its subject and name it here.
+"""
+
+from .base import Figure, save, style, to_bytes
+from .evaluation import (
+    accuracy_against_eps,
+    accuracy_by_attack,
+    adversarial_examples,
+    images_grid,
+    training_curves,
+    transfer_matrix,
+)
+from .networks import cost_dots, stack
+from .paper import front, pareto
+from .search import (
+    alpha_heatmaps,
+    alpha_lines,
+    entropy,
+    gamma_and_cosine,
+    genotype_changes,
+    kept_edges,
+    search_losses,
+    validation,
+)
+
+__all__ = [
+    "Figure",
+    "accuracy_against_eps",
+    "accuracy_by_attack",
+    "adversarial_examples",
+    "alpha_heatmaps",
+    "alpha_lines",
+    "cost_dots",
+    "entropy",
+    "front",
+    "gamma_and_cosine",
+    "genotype_changes",
+    "images_grid",
+    "kept_edges",
+    "pareto",
+    "save",
+    "search_losses",
+    "stack",
+    "style",
+    "to_bytes",
+    "training_curves",
+    "transfer_matrix",
+    "validation",
+]

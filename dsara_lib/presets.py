@@ -1,0 +1,211 @@
+"""Settings by name: what `--profile` and the notebooks' PROFILE choose from.
+
+A preset combines the settings that stand beside what they set. Its radii and learning rate are those of the paper's photographs;
+`fit` brings them to a data set. `override` changes single settings by their dotted names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from .attacks import PGD, Attack, at_radius, make_attack
+from .data import PHOTOGRAPH_EPS, DataSet
+from .errors import WorkbookError, unknown
+from .search import MGDA, SearchConfig, Selection, SingleObjective, Stage
+from .training import OneCycle, TrainConfig
+
+PAPER_LEARNING_RATE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Attacks of the white-box table, the black-box attack, and the radii of the accuracy-against-eps curve."""
+
+    attacks: tuple[str, ...] = ("FGSM", "PGD20", "PGD100")
+    black_box_attack: str = "PGD20"
+    curve_attack: str = "PGD20"
+    curve: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # times eps; 0 is the natural accuracy
+    test_images: int = 10_000  # the first so many of the test set, in a fixed shuffled order
+    curve_images: int = 1_000
+    batch_size: int = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Everything that decides a result, from search to evaluation."""
+
+    name: str
+    about: str
+    search: SearchConfig = SearchConfig()
+    training: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    num_cells: int = 20  # of the retrained network
+    channels: int = 64
+    baselines: tuple[str, ...] = ()  # published architectures trained beside the found one
+    baseline_size: tuple[int, int] | None = None  # their (num_cells, channels); None takes the published ones
+    natural_twin: bool = False  # train the found architecture on clean images, too
+    limit: int | None = None  # images per class
+    threads: int | None = None  # of torch on the CPU; None leaves them as they are
+
+
+PAPER = Preset(name="paper", about="all settings of Section 5.3; for a GPU")
+
+SHORT_TRAINING = TrainConfig(
+    epochs=30,
+    batch_size=128,
+    learning_rate=0.2,
+    schedule=OneCycle(),
+    weight_decay=5e-4,
+)
+
+SHORT = replace(
+    PAPER,
+    name="short",
+    about="the paper's search, one-cycle retraining of 30 epochs; for a GPU",
+    training=SHORT_TRAINING,
+)
+
+PUBLISHED_CODE = replace(
+    PAPER,
+    name="published-code",
+    about="where the later public release of the method differs: larger radius, MGDA throughout, second order",
+    search=SearchConfig(
+        stages=(Stage(epochs=30, upper_level=MGDA(loss_scales=(1.0, 0.1)), architecture_lr=3e-4),),
+        attack=PGD(eps=8 / 255, step_size=2 / 255, steps=7),
+        batch_size=32,
+        weights_lr_floor=0.001,
+        alphas_first=True,
+        second_order=True,
+    ),
+)
+
+DEMO = Preset(
+    name="demo",
+    about="the whole chain in minutes on two CPU cores; every step real, every size small",
+    search=SearchConfig(
+        num_cells=5,
+        channels=4,
+        stages=(
+            Stage(epochs=6, upper_level=SingleObjective(), architecture_lr=1e-2),
+            Stage(epochs=3, upper_level=MGDA(), architecture_lr=3e-3),
+        ),
+        attack=PGD(eps=2 / 255, step_size=1 / 255, steps=3),
+        batch_size=64,
+        weights_lr=0.1,
+        validation_images=128,
+        selection=Selection(window=3, tolerance=0.02),
+    ),
+    training=TrainConfig(
+        epochs=20,
+        batch_size=64,
+        attack=PGD(steps=7),
+        schedule=OneCycle(),
+        weight_decay=5e-4,
+        held_out=0.15,
+    ),
+    evaluation=EvaluationConfig(test_images=500, curve_images=200),
+    num_cells=5,
+    channels=8,
+    baselines=("AdvRush",),
+    baseline_size=(5, 8),
+    natural_twin=True,
+    threads=1,
+)
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DEMO, SHORT, PAPER, PUBLISHED_CODE)}
+
+
+def make_preset(name: str, changes: str = "") -> Preset:
+    """The preset of that name with `changes` such as "search.channels=8 training.epochs=3". Raises WorkbookError."""
+    if name not in PRESETS:
+        raise unknown("profile", name, PRESETS)
+    preset: Preset = PRESETS[name]
+    for change in changes.split():
+        path, equals, value = change.partition("=")
+        if not equals:
+            raise WorkbookError(f"a setting is changed as name=value, such as training.epochs=3; got {change!r}")
+        preset = override(preset, path.split("."), value, path)
+    return preset
+
+
+def override(settings: Any, path: list[str], value: str, whole: str) -> Any:
+    """The same settings with one value changed; tuples take an index, as in search.stages.0.epochs."""
+    if not path:
+        return _as_type_of(settings, value, whole)
+    head, rest = path[0], path[1:]
+    if isinstance(settings, tuple):
+        if not head.isdigit() or int(head) >= len(settings):
+            raise WorkbookError(f"unknown setting {whole!r}: {head!r} is not an index from 0 to {len(settings) - 1}")
+        at = int(head)
+        return (*settings[:at], override(settings[at], rest, value, whole), *settings[at + 1 :])
+    known = [field.name for field in fields(settings)] if is_dataclass(settings) else []
+    if head not in known or head in ("name", "about"):
+        raise unknown("setting", whole, [n for n in known if n not in ("name", "about")] or ["none below that"])
+    return replace(settings, **{head: override(getattr(settings, head), rest, value, whole)})
+
+
+def _as_type_of(present: Any, text: str, whole: str) -> Any:
+    if is_dataclass(present):
+        raise WorkbookError(f"{whole} is a group of settings: {', '.join(f.name for f in fields(present))}")
+    if isinstance(present, str):
+        return text
+    if isinstance(present, tuple) and all(isinstance(each, str) for each in present):
+        return tuple(part for part in text.split(",") if part)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    value = tuple(value) if isinstance(value, list) else value
+    if isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if (present is not None and type(value) is not type(present)) or isinstance(value, str | Mapping):
+        raise WorkbookError(f"{whole} is {present!r}; expected a value of the same kind, got {text!r}")
+    return value
+
+
+def fit(preset: Preset, data: DataSet) -> Preset:
+    """The preset for a data set: every radius in proportion to the data set's eps, the learning rate to its own.
+
+    For data with eps 8/255 and learning rate 0.1 nothing changes, to the bit.
+    """
+    scale, rate = data.eps / PHOTOGRAPH_EPS, data.learning_rate / PAPER_LEARNING_RATE
+    if scale == 1 and rate == 1:
+        return preset
+    training = preset.training
+    return replace(
+        preset,
+        search=replace(preset.search, attack=_scaled(preset.search.attack, scale)),
+        training=replace(
+            training,
+            attack=_scaled(training.attack, scale) if training.attack else None,
+            held_out_attack=_scaled(training.held_out_attack, scale),
+            learning_rate=training.learning_rate * rate,
+        ),
+    )
+
+
+def _scaled(attack: PGD, scale: float) -> PGD:
+    return at_radius(attack, min(1.0, attack.eps * scale))
+
+
+def attacks_at(config: EvaluationConfig, eps: float) -> dict[str, Attack]:
+    """The attacks of the white-box table at a radius."""
+    return {name: make_attack(name, eps) for name in config.attacks}
+
+
+__all__ = [
+    "DEMO",
+    "PAPER",
+    "PRESETS",
+    "PUBLISHED_CODE",
+    "SHORT",
+    "EvaluationConfig",
+    "Preset",
+    "attacks_at",
+    "fit",
+    "make_preset",
+    "override",
+]

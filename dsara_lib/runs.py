@@ -1,0 +1,292 @@
+"""Run folders and what is written there: whole or not at all, checked when read, never executed.
+
+A file is written beside its place, flushed to the disk and then renamed, so that a reader sees the old or the new one.
+A checkpoint's name holds its own checksum; a truncated or altered one is passed over for the one before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__
+from .errors import WorkbookError
+
+SCHEMA = 1
+KEEP = 2  # checkpoints kept: the newest and the one to fall back to
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+CHECKPOINT = re.compile(r"epoch-(\d{6})\.([0-9a-f]{16})\.pt")
+
+
+def write_atomically(path: str | Path, content: bytes | str) -> None:
+    """Write the whole file or leave what was there. Creates the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON that a person can read."""
+    write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON. Raises FileNotFoundError or WorkbookError that names the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError also where a number has thousands of digits
+        raise WorkbookError(f"{path} is not valid JSON: {error}") from error
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line."""
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a history. Raises FileNotFoundError or WorkbookError that names file and line."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    rows = []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise WorkbookError(f"{path}, line {number} is not valid JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise WorkbookError(f"{path}, line {number}: expected a JSON object")
+            rows.append(row)
+    return rows
+
+
+def describe(settings: Any) -> Any:
+    """Settings as plain JSON. Dataclasses carry their type's name, so that two that print alike stay different."""
+    if is_dataclass(settings) and not isinstance(settings, type):
+        return {"type": type(settings).__name__} | {f.name: describe(getattr(settings, f.name)) for f in fields(settings)}
+    if isinstance(settings, Mapping):
+        return {str(key): describe(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [describe(value) for value in settings]
+    if settings is None or isinstance(settings, bool | int | float | str):
+        return settings
+    raise TypeError(f"settings hold dataclasses, text and numbers; got {type(settings).__name__}")
+
+
+def differences(one: Any, other: Any, at: str = "") -> list[str]:
+    """Where two descriptions differ, as 'search.channels: 24 here, 16 there'."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [*one, *(key for key in other if key not in one)]
+        found: list[str] = []
+        for key in keys:
+            found += differences(one.get(key), other.get(key), f"{at}.{key}" if at else str(key))
+        return found
+    return [] if one == other else [f"{at}: {json.dumps(one)} here, {json.dumps(other)} there"]
+
+
+def environment() -> dict[str, Any]:
+    """What made the numbers: versions and the kind of device, no names of machines or folders."""
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "dsara_lib": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "cuda_devices": devices,
+        "cuda": torch.version.cuda if devices else None,
+        "executable": Path(sys.executable).name,
+    }
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The last states of one job in its folder."""
+
+    folder: Path
+
+    def save(self, epoch: int, state: Mapping[str, Any]) -> None:
+        """Commit a state: after this returns it survives a crash, before it the one before does."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        data = buffer.getvalue()
+        name = f"epoch-{epoch:06d}.{hashlib.sha256(data).hexdigest()[:16]}.pt"
+        write_atomically(self.folder / name, data)
+        for old in self._files()[KEEP:]:
+            old.unlink(missing_ok=True)
+
+    def load(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest whole state (None where there is none), and a sentence for each damaged one passed over."""
+        warnings = []
+        for path in self._files():
+            data = path.read_bytes()
+            expected = CHECKPOINT.fullmatch(path.name)
+            assert expected is not None
+            if hashlib.sha256(data).hexdigest()[:16] != expected[2]:
+                warnings.append(f"checkpoint {path.name} is damaged (its checksum does not match); using the one before it")
+                continue
+            try:
+                return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), warnings
+            except Exception as error:  # torch.load raises many kinds for a foreign file
+                warnings.append(f"checkpoint {path.name} holds no state ({type(error).__name__}); using the one before it")
+        return None, warnings
+
+    def _files(self) -> list[Path]:
+        """Newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [path for path in self.folder.iterdir() if CHECKPOINT.fullmatch(path.name)]
+        return sorted(found, key=lambda path: (path.name[:12], path.stat().st_mtime_ns), reverse=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. The notebooks meet only here."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    def path(self, *parts: str) -> Path:
+        """A place in the folder."""
+        return self.folder.joinpath(*parts)
+
+    def checkpoints(self, job: str) -> Checkpoints:
+        """The states of a job such as 'search' or 'training/found'."""
+        return Checkpoints(self.path(job))
+
+    def card(self) -> dict[str, Any]:
+        """What `RunStore.open` wrote: profile, data, settings."""
+        return read_json(self.path("run.json"))
+
+    def require(self, *parts: str, made_by: str) -> Path:
+        """A file that an earlier step wrote. Raises FileNotFoundError that names the step."""
+        path = self.path(*parts)
+        if not path.exists():
+            raise FileNotFoundError(f"run {self.name!r} has no {'/'.join(parts)} yet; it is written by {made_by}")
+        return path
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """The folder of all runs, `results/` by default."""
+
+    root: Path = Path("results")
+
+    def open(self, name: str, settings: Mapping[str, Any]) -> Run:
+        """The run of that name, made if new. An old one must have been made with the same settings.
+
+        Raises WorkbookError for a bad name, for a folder of another version and for other settings (naming them).
+        """
+        if not RUN_NAME.fullmatch(name):
+            raise WorkbookError(f"a run's name has letters, digits, '.', '_' and '-', at most 100; got {name!r}")
+        run = Run(Path(self.root) / name)
+        described = {"schema": SCHEMA, "settings": describe(settings)}
+        if not run.path("run.json").exists():
+            write_json(run.path("settings.json"), described["settings"])
+            write_json(run.path("environment.json"), environment())
+            created = datetime.now(UTC).isoformat(timespec="seconds")
+            write_json(run.path("run.json"), described | {"library": __version__, "created": created})
+            return run
+        card = self._readable(run)
+        changed = differences(card["settings"], described["settings"])
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise WorkbookError(
+                f"run {name!r} was made with other settings ({'; '.join(changed[:3])}{more}; 'here' is the folder's); "
+                "give the same settings or another run name"
+            )
+        return run
+
+    def find(self, name: str) -> Run:
+        """An existing run. Raises FileNotFoundError that lists those there are."""
+        run = Run(Path(self.root) / name)
+        if not RUN_NAME.fullmatch(name) or not run.path("run.json").is_file():
+            known = ", ".join(each.name for each in self.runs()) or "none yet"
+            raise FileNotFoundError(f"no run {name!r} in {Path(self.root).name}/; runs there: {known}")
+        self._readable(run)
+        return run
+
+    def runs(self) -> Iterator[Run]:
+        """All runs, by name."""
+        if Path(self.root).is_dir():
+            for folder in sorted(Path(self.root).iterdir()):
+                if (folder / "run.json").is_file():
+                    yield Run(folder)
+
+    def _readable(self, run: Run) -> dict[str, Any]:
+        card = run.card()
+        if not isinstance(card, dict) or card.get("schema") != SCHEMA or "settings" not in card:
+            version = card.get("schema") if isinstance(card, dict) else None
+            raise WorkbookError(f"run {run.name!r} has run-folder schema {version!r}; this version reads {SCHEMA}")
+        return card
+
+
+@contextmanager
+def seeded(*parts: int | str, device: torch.device | str | None = None) -> Iterator[None]:
+    """Inside, torch's own random numbers follow from `parts` alone; outside, nothing has changed."""
+    cuda = [torch.device(device)] if device is not None and torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(derive_seed(*parts))
+        yield
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed that is the same on every machine for the same parts, and unrelated for others."""
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator of its own, seeded from `parts`."""
+    return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+__all__ = [
+    "Checkpoints",
+    "Run",
+    "RunStore",
+    "derive_seed",
+    "describe",
+    "differences",
+    "environment",
+    "generator",
+    "read_json",
+    "read_jsonl",
+    "seeded",
+    "write_atomically",
+    "write_json",
+    "write_jsonl",
+]

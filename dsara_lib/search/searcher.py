@@ -1,0 +1,416 @@
+"""The two-stage search, Algorithms 1-3: weights on one half of the training images, alphas on the other.
+
+`Searcher` is a job for `engine.run_epochs`; `Searcher.step` is one pass of Algorithm 2's loop body over a batch of each half.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..architecture import Genotype, SearchSpace, Supernet
+from ..attacks import PGD
+from ..data import Augmentation, Batches, DataSet, halves
+from ..engine import Metrics, to_cpu
+from ..errors import WorkbookError
+from ..runs import describe, generator, seeded, write_atomically
+from ..shapes import Float, Int
+from ..training import Cosine, accuracy, apply_gradients, measure, set_learning_rate, whole_batches
+from .upper_level import ADVERSARIAL, MGDA, SingleObjective, SumOfLosses, UpperLevel
+
+COLLAPSE_SHARE = 0.5  # more than this share of identities in a cell is called a collapse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """So many epochs in which the alphas follow one upper level."""
+
+    epochs: int
+    upper_level: SingleObjective | SumOfLosses | MGDA | UpperLevel
+    architecture_lr: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which epoch's genotype is taken: the last whose smoothed adversarial validation accuracy is near the best.
+
+    Departs from the paper, which names no rule; see PAPER.md, "Stopping". `window` epochs are averaged, and `tolerance` is the
+    accuracy one may lie below the best.
+    """
+
+    window: int = 3
+    tolerance: float = 0.01
+
+    def __call__(self, accuracies: Sequence[float]) -> int:
+        """The chosen epoch, counted from 1."""
+        smoothed = [
+            sum(accuracies[max(0, i - self.window + 1) : i + 1]) / len(accuracies[max(0, i - self.window + 1) : i + 1])
+            for i in range(len(accuracies))
+        ]
+        # Rounded, so that a tolerance of 0.01 includes a difference of 0.01.
+        return max(i for i, value in enumerate(smoothed, 1) if round(max(smoothed) - value, 9) <= self.tolerance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """The paper's search (Section 5.3); other settings are DARTS's."""
+
+    space: SearchSpace = SearchSpace()
+    num_cells: int = 8
+    channels: int = 24
+    stages: tuple[Stage, ...] = (
+        Stage(epochs=20, upper_level=SingleObjective(), architecture_lr=3e-4),
+        Stage(epochs=10, upper_level=MGDA(), architecture_lr=5e-5),
+    )
+    attack: PGD = PGD(eps=2 / 255, step_size=1 / 510, steps=7)
+    batch_size: int = 64
+    weights_lr: float = 0.025
+    weights_lr_floor: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 3e-4
+    gradient_clip: float = 5.0
+    architecture_betas: tuple[float, float] = (0.5, 0.999)
+    architecture_weight_decay: float = 1e-3
+    alphas_first: bool = False
+    second_order: bool = False  # one unrolled step of the weights, by finite differences
+    validation_images: int = 1000  # of the alphas' half, measured after each epoch
+    selection: Selection = Selection()
+
+    def __post_init__(self):
+        if not self.stages or any(stage.epochs < 1 for stage in self.stages):
+            raise WorkbookError(f"a search has at least one stage, and each at least one epoch; got {self.stages!r}")
+        if self.batch_size < 2:
+            raise WorkbookError(f"batch norm needs a batch_size of at least 2; got {self.batch_size}")
+
+    @property
+    def epochs(self) -> int:
+        """E in Algorithm 1."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def stage_at(self, epoch: int) -> tuple[int, Stage]:
+        """Number (from 1) and settings of the stage that epoch `epoch` (from 0) belongs to."""
+        for number, stage in enumerate(self.stages, 1):
+            if epoch < stage.epochs:
+                return number, stage
+            epoch -= stage.epochs
+        return len(self.stages), self.stages[-1]
+
+
+class Searcher:
+    """The search of one data set; a job for `engine.run_epochs`."""
+
+    def __init__(self, data: DataSet, config: SearchConfig, *, seed: int = 0, device: str | torch.device = "cpu"):
+        self.config, self.seed, self.data_name = config, seed, data.name
+        self.device = torch.device(device)
+        weights_half, alphas_half = halves(data.train, generator("halves", seed))
+        self.weights_half, self.alphas_half = weights_half.to(self.device), alphas_half.to(self.device)
+        self.num_batches = min(
+            whole_batches(self.weights_half, config.batch_size, "the weights' half"),
+            whole_batches(self.alphas_half, config.batch_size, "the alphas' half"),
+        )
+        shown = torch.randperm(len(alphas_half), generator=generator("validation", seed))[: config.validation_images]
+        self.validation = alphas_half.subset(shown).to(self.device)
+        self.augmentation = Augmentation(crop_padding=data.crop_padding, flip=data.flip)
+        self.noise_from = generator("search", seed)
+        with seeded("supernet", seed):
+            supernet = Supernet(
+                config.space,
+                num_cells=config.num_cells,
+                channels=config.channels,
+                num_classes=data.num_classes,
+                in_channels=data.channels,
+            )
+        self.supernet = supernet.to(self.device)
+        self.weights = list(self.supernet.weights())
+        self.alphas = list(self.supernet.alphas.values())
+        self.weights_optimizer = torch.optim.SGD(
+            self.weights, lr=config.weights_lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        self.alphas_optimizer = torch.optim.Adam(
+            self.alphas,
+            lr=config.stages[0].architecture_lr,
+            betas=config.architecture_betas,
+            weight_decay=config.architecture_weight_decay,
+        )
+        self.epoch, self.num_epochs = 0, config.epochs
+        self.schedule = Cosine(floor=config.weights_lr_floor / config.weights_lr)
+        self.alphas_by_epoch: list[dict[str, Tensor]] = [to_cpu(dict(self.supernet.alphas.items()))]
+        self.genotypes: list[Genotype] = []
+        self.scores: list[float] = []
+        self._measured: Metrics = {}
+
+    # -- one step ----------------------------------------------------------------------------------------------------
+
+    def step(self, weights_batch: tuple[Tensor, Tensor], alphas_batch: tuple[Tensor, Tensor]) -> Metrics:
+        """Algorithm 2, lines 3-7: the weights, then the alphas (or the other way round, where the settings say so)."""
+        if self.config.alphas_first:
+            architecture = self.step_architecture(*alphas_batch, weights_batch)
+            return self.step_weights(*weights_batch) | architecture
+        return self.step_weights(*weights_batch) | self.step_architecture(*alphas_batch, weights_batch)
+
+    def step_weights(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> Metrics:
+        """Minimise the adversarial loss on a batch of the weights' half."""
+        attacked = self.config.attack(self.supernet, images, labels, self.noise_from)
+        logits = self._training_logits(attacked)
+        loss = F.cross_entropy(logits, labels)
+        gradients = torch.autograd.grad(loss, self.weights)
+        apply_gradients(self.weights_optimizer, self.weights, gradients, self.config.gradient_clip)
+        return {"train/adversarial_loss": loss.item(), "train/adversarial_accuracy": accuracy(logits, labels)}
+
+    def step_architecture(
+        self,
+        images: Float[Tensor, "n c h w"],
+        labels: Int[Tensor, " n"],
+        weights_batch: tuple[Tensor, Tensor],
+    ) -> Metrics:
+        """Algorithm 3 on a batch of the alphas' half: weigh the gradients of the stage's objectives, then a step of Adam."""
+        level = self.config.stage_at(self.epoch)[1].upper_level
+        if self.config.second_order:
+            jacobian, losses, metrics = self._unrolled_jacobian(level, images, labels, *weights_batch)
+        else:
+            jacobian, losses, metrics = self._jacobian(level, images, labels)
+        if not torch.isfinite(jacobian).all():
+            raise WorkbookError(
+                f"a gradient of the alphas is not finite in epoch {self.epoch + 1}; this step was not taken; "
+                "a smaller weights_lr or gradient_clip usually helps"
+            )
+        weights = level.weigh(jacobian, losses)
+        direction = (weights.to(jacobian.device) @ jacobian.double()).to(jacobian.dtype)
+        apply_gradients(self.alphas_optimizer, self.alphas, self._split(direction))
+        for name, row in zip(level.objectives, jacobian, strict=True):
+            metrics[f"gradient_norm/{name}"] = row.norm().item()
+        if len(jacobian) == 2:
+            metrics["gradient_cosine"] = F.cosine_similarity(jacobian[0].double(), jacobian[1].double(), dim=0).item()
+        if isinstance(level, MGDA):
+            metrics["gamma"] = weights[0].item() / (level.loss_scales[0] if level.scaling == "none" else 1.0)
+        return metrics
+
+    def _training_logits(self, images: Tensor) -> Tensor:
+        self.supernet.train()
+        return self.supernet(images)
+
+    def _shown(self, objective: str, images: Tensor, labels: Tensor) -> Tensor:
+        """The images on which an objective's loss is taken."""
+        if objective == ADVERSARIAL:
+            return self.config.attack(self.supernet, images, labels, self.noise_from)
+        return images
+
+    def _jacobian(self, level: UpperLevel, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Metrics]:
+        """Gradients of each objective with respect to all alphas at the present weights (first order)."""
+        rows, losses, metrics = [], [], Metrics()
+        for objective in level.objectives:
+            logits = self._training_logits(self._shown(objective, images, labels))
+            loss = F.cross_entropy(logits, labels)
+            rows.append(_flat(torch.autograd.grad(loss, self.alphas)))
+            losses.append(loss.detach())
+            metrics |= {
+                f"validation/{objective}_loss": loss.item(),
+                f"validation/{objective}_accuracy": accuracy(logits, labels),
+            }
+        return torch.stack(rows), torch.stack(losses), metrics
+
+    def _unrolled_jacobian(
+        self, level: UpperLevel, images: Tensor, labels: Tensor, train_images: Tensor, train_labels: Tensor
+    ) -> tuple[Tensor, Tensor, Metrics]:
+        """The same at the weights after one step on the weights' batch, with that step's dependence on the alphas.
+
+        d L_val(w', a)/da = partial_a L_val - lr * d2 L_train/(da dw) . grad_w' L_val, the product by central differences as in
+        DARTS. Weights and batch-norm statistics are found afterwards as they were.
+        """
+        attacked = self._shown(ADVERSARIAL, train_images, train_labels)
+        buffers = [buffer.clone() for buffer in self.supernet.buffers()]
+        here = [weight.detach().clone() for weight in self.weights]
+        rate = self.weights_optimizer.param_groups[0]["lr"]
+        rows, losses, metrics = [], [], Metrics()
+        try:
+            loss = F.cross_entropy(self._training_logits(attacked), train_labels)
+            ahead = self._unrolled(here, torch.autograd.grad(loss, self.weights), rate)
+            for objective in level.objectives:
+                self._set_weights(ahead)
+                logits = self._training_logits(self._shown(objective, images, labels))
+                loss = F.cross_entropy(logits, labels)
+                gradients = torch.autograd.grad(loss, [*self.alphas, *self.weights])
+                explicit, vector = gradients[: len(self.alphas)], gradients[len(self.alphas) :]
+                implicit = self.hessian_vector(attacked, train_labels, here, vector)
+                rows.append(_flat(explicit) - rate * implicit)
+                losses.append(loss.detach())
+                metrics |= {
+                    f"validation/{objective}_loss": loss.item(),
+                    f"validation/{objective}_accuracy": accuracy(logits, labels),
+                }
+        finally:
+            self._set_weights(here)
+            with torch.no_grad():
+                for buffer, saved in zip(self.supernet.buffers(), buffers, strict=True):
+                    buffer.copy_(saved)
+        return torch.stack(rows), torch.stack(losses), metrics
+
+    def hessian_vector(
+        self, images: Tensor, labels: Tensor, weights: Sequence[Tensor], vector: Sequence[Tensor]
+    ) -> Float[Tensor, " parameters"]:
+        """d2 L_train/(da dw) . vector at `weights`, by central differences of the alphas' gradient; leaves weights shifted."""
+        radius = 0.01 / _flat(vector).norm().clamp_min(1e-12)
+        sides = []
+        for sign in (1, -1):
+            self._set_weights([w + sign * radius * v for w, v in zip(weights, vector, strict=True)])
+            loss = F.cross_entropy(self._training_logits(images), labels)
+            sides.append(_flat(torch.autograd.grad(loss, self.alphas)))
+        return (sides[0] - sides[1]) / (2 * radius)
+
+    def _unrolled(self, here: Sequence[Tensor], gradients: Sequence[Tensor], rate: float) -> list[Tensor]:
+        """Where the next SGD step would lead: momentum and weight decay as the optimizer has them."""
+        ahead = []
+        for weight, value, gradient in zip(self.weights, here, gradients, strict=True):
+            buffer = self.weights_optimizer.state.get(weight, {}).get("momentum_buffer")
+            moved = gradient + self.config.weight_decay * value
+            if buffer is not None:
+                moved = moved + self.config.momentum * buffer
+            ahead.append(value - rate * moved)
+        return ahead
+
+    @torch.no_grad()
+    def _set_weights(self, values: Sequence[Tensor]) -> None:
+        for weight, value in zip(self.weights, values, strict=True):
+            weight.copy_(value)
+
+    def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
+        parts = flat.split([alpha.numel() for alpha in self.alphas])
+        return tuple(part.view_as(alpha) for part, alpha in zip(parts, self.alphas, strict=True))
+
+    # -- epochs ------------------------------------------------------------------------------------------------------
+
+    def run_epoch(self) -> Iterator[Metrics]:
+        """One pass over both halves in step, then the validation measurement and the epoch's genotype."""
+        number, stage = self.config.stage_at(self.epoch)
+        rate = self.config.weights_lr * self.schedule(self.epoch, self.num_epochs)
+        set_learning_rate(self.weights_optimizer, rate)
+        set_learning_rate(self.alphas_optimizer, stage.architecture_lr)
+        pairs = zip(self._batches(self.weights_half), self._batches(self.alphas_half), strict=False)
+        sums: dict[str, float] = {}
+        for index, (weights_batch, alphas_batch) in enumerate(pairs):
+            metrics = self.step(weights_batch, alphas_batch)
+            for key, value in metrics.items():
+                sums[key] = sums.get(key, 0.0) + value
+            step = self.epoch * self.num_batches + index
+            yield {"epoch": self.epoch + 1, "step": step, "stage": number, **metrics}
+        self.epoch += 1
+        means = {key: value / self.num_batches for key, value in sums.items() if not key.startswith("validation/")}
+        self._finish_epoch(
+            {
+                "epoch": self.epoch,
+                "stage": number,
+                "weights_lr": rate,
+                "architecture_lr": stage.architecture_lr,
+                **means,
+            }
+        )
+
+    def _batches(self, half: Any) -> Batches:
+        return Batches(half, self.config.batch_size, self.noise_from, self.augmentation, drop_last=True)
+
+    def _finish_epoch(self, metrics: Metrics) -> None:
+        measured = measure(self.supernet, self.validation, self.config.attack, self.config.batch_size, self.seed)
+        genotype = self.supernet.genotype(f"{self.data_name} epoch {self.epoch}")
+        self.alphas_by_epoch.append(to_cpu(dict(self.supernet.alphas.items())))
+        self.genotypes.append(genotype)
+        self.scores.append(measured["adversarial_accuracy"])
+        metrics |= {f"validation/{key}": value for key, value in measured.items()}
+        metrics |= {f"entropy/{kind}": value for kind, value in self.supernet.entropy().items()}
+        metrics |= {f"skips/{kind}": genotype.skips(kind) for kind in genotype.cells}
+        metrics["genotype"] = genotype.to_dict()
+        collapsed = collapse(genotype)
+        if collapsed:
+            metrics["warning"] = collapsed
+        self._measured = metrics
+
+    def epoch_metrics(self) -> Metrics:
+        """Means over the steps, validation scores, entropy, genotype and its skips."""
+        return self._measured
+
+    @property
+    def chosen_epoch(self) -> int:
+        """The epoch that the selection rule picks from those done so far."""
+        if not self.scores:
+            raise WorkbookError("no epoch of the search is done yet, so there is no architecture to choose")
+        return self.config.selection(self.scores)
+
+    def chosen(self, name: str = "found") -> Genotype:
+        """The genotype of the chosen epoch."""
+        genotype = self.genotypes[self.chosen_epoch - 1]
+        return Genotype(
+            name=name,
+            cells=genotype.cells,
+            strengths=genotype.strengths,
+            source=f"search on {self.data_name}, epoch {self.chosen_epoch} of {self.num_epochs}",
+        )
+
+    def settings(self) -> Any:
+        """What a checkpoint must agree with."""
+        images = [len(self.weights_half), len(self.alphas_half)]
+        return {"config": describe(self.config), "seed": self.seed, "data": self.data_name, "images": images}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, alphas, both optimizers, random numbers, and what was found in each epoch."""
+        return {
+            "epoch": self.epoch,
+            "supernet": to_cpu(self.supernet.state_dict()),
+            "weights_optimizer": to_cpu(self.weights_optimizer.state_dict()),
+            "alphas_optimizer": to_cpu(self.alphas_optimizer.state_dict()),
+            "generator": self.noise_from.get_state(),
+            "alphas_by_epoch": self.alphas_by_epoch,
+            "genotypes": [genotype.to_dict() for genotype in self.genotypes],
+            "scores": self.scores,
+            "measured": self._measured,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.epoch = state["epoch"]
+        self.supernet.load_state_dict(state["supernet"])
+        self.weights_optimizer.load_state_dict(state["weights_optimizer"])
+        self.alphas_optimizer.load_state_dict(state["alphas_optimizer"])
+        self.noise_from.set_state(state["generator"])
+        self.alphas_by_epoch = [dict(alphas) for alphas in state["alphas_by_epoch"]]
+        self.genotypes = [Genotype.from_dict(written) for written in state["genotypes"]]
+        self.scores, self._measured = list(state["scores"]), dict(state["measured"])
+
+    def export(self, folder: Path) -> None:
+        """Write alphas.npz, and at the end the chosen genotype and why it was chosen, beside the histories."""
+        arrays: dict[str, Any] = {
+            kind: np.stack([alphas[kind].numpy() for alphas in self.alphas_by_epoch]) for kind in self.config.space.kinds
+        }
+        arrays["operations"] = np.array(self.config.space.operations)
+        arrays["edges"] = np.array([f"{source}->{node}" for source, node in self.config.space.edges])
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_atomically(folder / "alphas.npz", buffer.getvalue())
+        if self.epoch == self.num_epochs:
+            self.chosen().save(folder / "genotype.json")
+
+
+def collapse(genotype: Genotype) -> str:
+    """A sentence about cells that are mostly identities; empty where there is none."""
+    found = []
+    for kind, cell in genotype.cells.items():
+        edges = sum(len(node) for node in cell)
+        if genotype.skips(kind) > COLLAPSE_SHARE * edges:
+            found.append(f"{genotype.skips(kind)} of the {edges} edges of the {kind} cell are identities")
+    return f"collapse: {'; '.join(found)}" if found else ""
+
+
+def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, " parameters"]:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def uniform_entropy(space: SearchSpace) -> float:
+    """The entropy of an undecided edge, in nats."""
+    return math.log(len(space.operations))

@@ -1,0 +1,382 @@
+"""Adversarial training of a network (Section 5.3): PGD examples of each batch, then a step of SGD on their loss.
+
+`Trainer` is a job for `engine.run_epochs`. A part of the training set is held out; the weights of the epoch with the best
+held-out adversarial accuracy are kept as `best` beside `last`, because robust overfitting begins after the first drop of the
+learning rate. Test images play no part here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .architecture import Blueprint, Network
+from .attacks import PGD
+from .attacks.base import Attack, uniform_noise
+from .data import Augmentation, Batches, DataSet, Split, hold_out, unit_interval
+from .engine import Metrics, to_cpu
+from .errors import WorkbookError
+from .runs import describe, generator, read_json, seeded, write_atomically, write_json
+from .shapes import Float, Int
+
+CARD_SCHEMA = 1
+
+
+class Schedule(Protocol):
+    """A learning rate over the epochs, as a factor of the initial one."""
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        """The factor after `epoch` (with its fraction) of `epochs`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drops:
+    """Times `factor` at each milestone, an epoch."""
+
+    milestones: tuple[int, ...] = (100, 150)
+    factor: float = 0.1
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        """The factor after `epoch`."""
+        return self.factor ** sum(epoch >= milestone for milestone in self.milestones)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """Half a cosine from 1 down to `floor`, one value an epoch as in DARTS."""
+
+    floor: float = 0.0
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        """The factor during the epoch that `epoch` lies in."""
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * math.floor(epoch) / epochs)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneCycle:
+    """Linearly up to 1 until `peak` of the way, then linearly down to `floor`; changes with each step."""
+
+    peak: float = 0.3
+    start: float = 0.1
+    floor: float = 0.0
+
+    def __call__(self, epoch: float, epochs: int) -> float:
+        """The factor after `epoch`."""
+        done = epoch / epochs
+        if done < self.peak:
+            return self.start + (1 - self.start) * done / self.peak
+        return self.floor + (1 - self.floor) * (1 - done) / (1 - self.peak)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The paper's retraining; `attack=None` trains on clean images. Options that are off follow the paper."""
+
+    epochs: int = 200
+    batch_size: int = 32
+    attack: PGD | None = PGD(step_size=0.01, steps=7)
+    learning_rate: float = 0.1
+    schedule: Drops | Cosine | OneCycle = Drops()
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    gradient_clip: float = 5.0
+    held_out: float = 0.02  # share of the training images on which `best` is chosen
+    held_out_attack: PGD = PGD(steps=10)
+    cutout: int = 0  # side of a blacked-out square
+    auxiliary_weight: float = 0.4  # where the network has an auxiliary head
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise WorkbookError(f"{name} is a whole number of at least 1; got {getattr(self, name)!r}")
+        if not self.learning_rate > 0:
+            raise WorkbookError(f"learning_rate is above 0; got {self.learning_rate!r}")
+        if not 0 < self.held_out < 1:
+            raise WorkbookError(f"held_out is a share between 0 and 1 of the training images; got {self.held_out!r}")
+
+
+def accuracy(logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> float:
+    """Share of right predictions."""
+    return (logits.argmax(dim=1) == labels).float().mean().item()
+
+
+def apply_gradients(
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    gradients: tuple[Tensor, ...],
+    clip: float | None = None,
+) -> None:
+    """One optimizer step with exactly these gradients; nothing stays in `.grad`."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    if clip is not None:
+        nn.utils.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Let the next steps use this rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def whole_batches(split: Split, batch_size: int, of: str) -> int:
+    """Batches of an epoch. Raises WorkbookError where there is not one."""
+    if len(split) < batch_size:
+        raise WorkbookError(
+            f"{of} has {len(split)} images, fewer than one batch of {batch_size}; take more images or a smaller batch_size"
+        )
+    return len(split) // batch_size
+
+
+@torch.no_grad()
+def measure(model: nn.Module, split: Split, attack: Attack, batch_size: int, seed: int) -> Metrics:
+    """Natural and adversarial loss and accuracy in evaluation mode; the same noise each time, the model left as found."""
+    modes = [(module, module.training) for module in model.modules()]
+    noise_from = generator("measure", seed)
+    totals = {"natural_loss": 0.0, "natural_accuracy": 0.0, "adversarial_loss": 0.0, "adversarial_accuracy": 0.0}
+    model.eval()
+    try:
+        for start in range(0, len(split), batch_size):
+            images = unit_interval(split.images[start : start + batch_size])
+            labels = split.labels[start : start + batch_size]
+            attacked = attack(model, images, labels, noise=uniform_noise(images, noise_from))
+            for kind, shown in (("natural", images), ("adversarial", attacked)):
+                logits = model(shown)
+                totals[f"{kind}_loss"] += F.cross_entropy(logits, labels, reduction="sum").item()
+                totals[f"{kind}_accuracy"] += (logits.argmax(dim=1) == labels).sum().item()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return {name: total / len(split) for name, total in totals.items()}
+
+
+def cut_out(images: Float[Tensor, "n c h w"], size: int, noise_from: torch.Generator) -> Float[Tensor, "n c h w"]:
+    """Black out a square of side `size` around a random pixel of each image."""
+    n, _, height, width = images.shape
+    rows = torch.randint(height, (n, 1, 1, 1), generator=noise_from).to(images.device)
+    columns = torch.randint(width, (n, 1, 1, 1), generator=noise_from).to(images.device)
+    y = torch.arange(height, device=images.device).view(1, 1, -1, 1) - rows
+    x = torch.arange(width, device=images.device).view(1, 1, 1, -1) - columns
+    half = size // 2
+    inside = (y >= -half) & (y < size - half) & (x >= -half) & (x < size - half)
+    return images.masked_fill(inside, 0)
+
+
+class Trainer:
+    """Adversarial training of one blueprint on one data set; a job for `engine.run_epochs`."""
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        data: DataSet,
+        config: TrainConfig,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        name: str | None = None,
+    ):
+        if blueprint.num_classes != data.num_classes or blueprint.in_channels != data.channels:
+            raise WorkbookError(
+                f"the network takes {blueprint.in_channels} channels and {blueprint.num_classes} classes; "
+                f"{data.name} has {data.channels} and {data.num_classes}"
+            )
+        self.blueprint, self.config, self.seed, self.data_name = blueprint, config, seed, data.name
+        self.name = blueprint.genotype.name if name is None else name
+        self.classes, self.eps = data.classes, data.eps
+        self.device = torch.device(device)
+        kept, held = hold_out(data.train, config.held_out, generator("hold-out", seed))
+        self.train, self.held_out = kept.to(self.device), held.to(self.device)
+        self.num_batches = whole_batches(self.train, config.batch_size, "the training set")
+        self.augmentation = Augmentation(crop_padding=data.crop_padding, flip=data.flip)
+        self.noise_from = generator("training", seed)
+        with seeded("weights", seed):
+            self.network: Network = blueprint.build().to(self.device)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self.epoch, self.num_epochs = 0, config.epochs
+        self.best_epoch, self.best_accuracy = 0, -1.0
+        self.best_weights: dict[str, Tensor] = {}
+        self._measured: Metrics = {}
+        self._best_measured: Metrics = {}
+
+    def run_epoch(self) -> Iterator[Metrics]:
+        """One pass over the kept training images, then the held-out measurement."""
+        batches = Batches(self.train, self.config.batch_size, self.noise_from, self.augmentation, drop_last=True)
+        sums: dict[str, float] = {}
+        for index, (images, labels) in enumerate(batches):
+            done = self.epoch + index / self.num_batches
+            rate = self.config.learning_rate * self.config.schedule(done, self.num_epochs)
+            set_learning_rate(self.optimizer, rate)
+            metrics = self.step(images, labels, self.epoch * self.num_batches + index)
+            for key, value in metrics.items():
+                sums[key] = sums.get(key, 0.0) + value
+            yield {
+                "epoch": self.epoch + 1,
+                "step": self.epoch * self.num_batches + index,
+                "learning_rate": rate,
+                **metrics,
+            }
+        self.epoch += 1
+        held = measure(self.network, self.held_out, self.config.held_out_attack, max(self.config.batch_size, 128), self.seed)
+        # Naturally trained networks have no adversarial accuracy to choose by.
+        decisive = held["adversarial_accuracy" if self.config.attack else "natural_accuracy"]
+        if decisive > self.best_accuracy:
+            self.best_epoch, self.best_accuracy = self.epoch, decisive
+            self.best_weights = to_cpu(self.network.state_dict())
+        self._measured = {
+            "epoch": self.epoch,
+            "learning_rate": rate,
+            **{key: value / self.num_batches for key, value in sums.items()},
+            **{f"validation/{key}": value for key, value in held.items()},
+            "best_epoch": self.best_epoch,
+        }
+        if self.best_epoch == self.epoch:
+            self._best_measured = self._measured
+
+    def step(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], index: int) -> Metrics:
+        """Craft in evaluation mode, then one step of the weights in training mode."""
+        self.network.train()
+        if self.config.cutout:
+            images = cut_out(images, self.config.cutout, self.noise_from)
+        attack, kind = self.config.attack, "natural"
+        if attack is not None:
+            images, kind = attack(self.network, images, labels, self.noise_from), "adversarial"
+        if self.blueprint.drop_path:
+            # Drop path draws from torch's own generator; seeded by the step, it repeats after a restart.
+            with seeded("drop-path", self.seed, index, device=self.device):
+                logits, second = self.network.forward_with_auxiliary(images)
+        else:
+            logits, second = self.network.forward_with_auxiliary(images)
+        loss = total = F.cross_entropy(logits, labels)
+        if second is not None:
+            total = loss + self.config.auxiliary_weight * F.cross_entropy(second, labels)
+        weights = list(self.network.parameters())
+        apply_gradients(self.optimizer, weights, torch.autograd.grad(total, weights), self.config.gradient_clip)
+        return {f"train/{kind}_loss": loss.item(), f"train/{kind}_accuracy": accuracy(logits, labels)}
+
+    def epoch_metrics(self) -> Metrics:
+        """Means over the steps, and the held-out measurement."""
+        return self._measured
+
+    def settings(self) -> Any:
+        """What a checkpoint must agree with."""
+        return {
+            "blueprint": self.blueprint.to_dict(),
+            "config": describe(self.config),
+            "seed": self.seed,
+            "data": self.data_name,
+            "images": [len(self.train), len(self.held_out)],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, momentum, random numbers, and the best weights so far."""
+        return {
+            "epoch": self.epoch,
+            "network": to_cpu(self.network.state_dict()),
+            "optimizer": to_cpu(self.optimizer.state_dict()),
+            "generator": self.noise_from.get_state(),
+            "best": {"epoch": self.best_epoch, "accuracy": self.best_accuracy, "weights": self.best_weights},
+            "measured": self._measured,
+            "best_measured": self._best_measured,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.epoch = state["epoch"]
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.noise_from.set_state(state["generator"])
+        best = state["best"]
+        self.best_epoch, self.best_accuracy, self.best_weights = best["epoch"], best["accuracy"], dict(best["weights"])
+        self._measured, self._best_measured = dict(state["measured"]), dict(state["best_measured"])
+
+    def export(self, folder: Path) -> None:
+        """Write `best/` when it is new and both `best/` and `last/` at the end: weights and card."""
+        ended = self.epoch == self.num_epochs
+        if self.best_weights and (ended or self.best_epoch == self.epoch):
+            save_network(folder / "best", self.best_weights, self._card("best", self._best_measured))
+        if ended:
+            save_network(folder / "last", to_cpu(self.network.state_dict()), self._card("last", self._measured))
+
+    def _card(self, which: str, measured: Metrics) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "which": which,
+            "epoch": measured["epoch"],
+            "blueprint": self.blueprint.to_dict(),
+            "training": describe(self.config),
+            "seed": self.seed,
+            "data": {"name": self.data_name, "classes": list(self.classes), "images": len(self.train), "eps": self.eps},
+            "held_out": {key: value for key, value in measured.items() if key.startswith("validation/")},
+            "measured": [],
+        }
+
+
+def save_network(folder: Path, weights: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
+    """Write weights.safetensors and card.json. Numbers measured before on the same weights are kept."""
+    from safetensors.torch import save  # not needed to train
+
+    write_atomically(folder / "weights.safetensors", save({k: v.detach().cpu().contiguous() for k, v in weights.items()}))
+    kept: list[dict[str, Any]] = []
+    if (folder / "card.json").is_file():
+        old = read_json(folder / "card.json")
+        kept = old.get("measured", []) if old.get("epoch") == card["epoch"] else []
+    write_json(folder / "card.json", {"schema": CARD_SCHEMA, **card, "measured": kept})
+
+
+def add_measurements(folder: str | Path, rows: list[dict[str, Any]]) -> None:
+    """Write evaluated numbers into a network's card, in place of earlier ones of the same attack."""
+    path = Path(folder) / "card.json"
+    card = read_json(path)
+    new = {row["attack"] for row in rows}
+    card["measured"] = [row for row in card["measured"] if row["attack"] not in new] + rows
+    write_json(path, card)
+
+
+def load_network(folder: str | Path, device: str | torch.device = "cpu") -> Network:
+    """The network of a folder that `Trainer` wrote, in evaluation mode. Reads JSON and safetensors: nothing is executed.
+
+    Raises FileNotFoundError or WorkbookError that names the file.
+    """
+    from safetensors.torch import load
+
+    folder = Path(folder)
+    card = load_card(folder)
+    network = Blueprint.from_dict(card.get("blueprint"), str(folder / "card.json")).build()
+    path = folder / "weights.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        network.load_state_dict(load(path.read_bytes()))
+    except Exception as error:  # safetensors and load_state_dict raise several kinds for a foreign file
+        reason = str(error).strip().splitlines()[0]
+        raise WorkbookError(f"{path} does not hold the weights of the network in card.json: {reason}") from error
+    return network.to(device).eval()
+
+
+def load_card(folder: str | Path) -> dict[str, Any]:
+    """The card beside a network's weights. Raises FileNotFoundError or WorkbookError."""
+    path = Path(folder) / "card.json"
+    card = read_json(path)
+    if not isinstance(card, dict) or card.get("schema") != CARD_SCHEMA:
+        raise WorkbookError(f"{path}: expected a network card of schema {CARD_SCHEMA}")
+    return card
+
+
+def natural(config: TrainConfig) -> TrainConfig:
+    """The same training without an attack."""
+    return replace(config, attack=None)
