@@ -51,6 +51,10 @@ class Line:
         name = "" if self.operation is None else short(self.operation)
         return name if self.strength is None else f"{name}  {self.strength:.2f}"
 
+    def id_in(self, kind: str) -> str:
+        """The id of its element in an SVG: 'accurate:k-2->3'."""
+        return f"{kind}:{self.source}->{self.node}"
+
     @property
     def color(self) -> str:
         """The operation's, grey for the concatenation."""
@@ -137,29 +141,29 @@ def dot_source(cells: dict[str, list[Line]], title: str | None, dpi: int | None 
     node = {"fontname": FONT, "fontsize": 12, "fontcolor": INK, "color": INK, "style": "filled", "fillcolor": "white"}
     edge = {"fontname": FONT, "fontsize": 10, "arrowsize": 0.6}
     body = [f"graph {_attributes(graph)}", f"node {_attributes(node)}", f"edge {_attributes(edge)}"]
-    for number, (kind, lines) in reversed(list(enumerate(cells.items()))):  # Graphviz stacks clusters from below
+    for kind, lines in reversed(cells.items()):  # Graphviz stacks clusters from below
         heading = {"label": f"{kind} cell" if len(cells) > 1 else "", "labeljust": "l", "color": "white"}
-        inside = [f"graph {_attributes(heading)}", *_dot_nodes(number, lines)]
-        inside += [_dot_edge(number, line) for line in lines]
-        body.append(f"subgraph cluster_{number} {{\n" + "\n".join(inside) + "\n}")
+        inside = [f"graph {_attributes(heading)}", *_dot_nodes(kind, lines)]
+        inside += [_dot_edge(kind, line) for line in lines]
+        body.append(f"subgraph cluster_{kind} {{\n" + "\n".join(inside) + "\n}")
     return "digraph cells {\n" + "\n".join(body) + "\n}\n"
 
 
-def _dot_nodes(cell: int, lines: list[Line]) -> Iterator[str]:
+def _dot_nodes(kind: str, lines: list[Line]) -> Iterator[str]:
     circle = {"shape": "circle", "width": 0.36, "fixedsize": True}
     box = {"shape": "box", "height": 0.36, "fillcolor": PALE}
     for name in dict.fromkeys([*INPUTS, *(line.node for line in lines)]):
         look = box if name in (*INPUTS, OUTPUT) else circle
-        yield f"{_quoted(f'{cell} {name}')} {_attributes({'label': name} | look)}"
-    upwards = " -> ".join(_quoted(f"{cell} {name}") for name in reversed(INPUTS))
+        yield f"{_quoted(f'{kind} {name}')} {_attributes({'label': name} | look)}"
+    upwards = " -> ".join(_quoted(f"{kind} {name}") for name in reversed(INPUTS))
     yield f"{{rank=same; {upwards} [style=invis]}}"
 
 
-def _dot_edge(cell: int, line: Line) -> str:
-    look = {"color": line.color, "penwidth": f"{line.width:.2f}"}
+def _dot_edge(kind: str, line: Line) -> str:
+    look = {"id": line.id_in(kind), "color": line.color, "penwidth": f"{line.width:.2f}"}
     if line.operation is not None:
         look |= {"label": f"<{LABEL.format(escape(line.label))}>", "fontcolor": darker(line.color)}
-    return f"{_quoted(f'{cell} {line.source}')} -> {_quoted(f'{cell} {line.node}')} {_attributes(look)}"
+    return f"{_quoted(f'{kind} {line.source}')} -> {_quoted(f'{kind} {line.node}')} {_attributes(look)}"
 
 
 def _attributes(values: dict) -> str:
@@ -167,7 +171,7 @@ def _attributes(values: dict) -> str:
 
 
 def _quoted(value: object) -> str:
-    if str(value).startswith("<"):  # HTML-like labels stand without quotes
+    if str(value).startswith("<<table"):  # HTML-like labels stand without quotes
         return str(value)
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -342,14 +346,14 @@ def _with_matplotlib(cells: dict[str, list[Line]], title: str | None, format: st
             if headings:
                 ax.text(0.1 - MARGIN, height - 0.1, f"{kind} cell", va="top", fontsize=10, color=INK)
             low, high = spans[kind]
-            _draw_cell(ax, lines, *layouts[kind], height - headings - MARGIN - high)
+            _draw_cell(ax, kind, lines, *layouts[kind], height - headings - MARGIN - high)
             height -= high - low + 2 * MARGIN + headings
         written = io.BytesIO()
         figure.savefig(written, format=format, dpi=PNG_DPI, metadata={"Date": None} if format == "svg" else None)
     return written.getvalue()
 
 
-def _draw_cell(ax, lines: list[Line], places: dict[str, Place], ways: list[list[Place]], up: float) -> None:
+def _draw_cell(ax, kind: str, lines: list[Line], places: dict[str, Place], ways: list[list[Place]], up: float) -> None:
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path as Curve
 
@@ -371,7 +375,7 @@ def _draw_cell(ax, lines: list[Line], places: dict[str, Place], ways: list[list[
             "joinstyle": "miter",
             "zorder": 1,
         }
-        ax.add_patch(FancyArrowPatch(path=Curve(points, codes), capstyle="butt", **arrow))
+        ax.add_patch(FancyArrowPatch(path=Curve(points, codes), gid=line.id_in(kind), capstyle="butt", **arrow))
         if line.operation is not None:
             x, y = way[1 + 2 * ((len(way) - 2) // 4)]  # the columns of odd number are the labels'
             under = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}

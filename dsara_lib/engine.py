@@ -99,13 +99,13 @@ def run_epochs(job: Job, folder: str | Path, history: History | None = None) -> 
             warnings.append("no whole checkpoint is left; starting anew")
             yield Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
     while job.epoch < job.num_epochs:
-        started = time.perf_counter()
+        started, done = time.perf_counter(), job.epoch
         for metrics in job.run_epoch():
-            _check_finite(metrics, job)
+            _check_finite(metrics, done)
             history.steps.append(metrics)
             yield Event(kind="step", epoch=job.epoch, num_epochs=job.num_epochs, metrics=metrics)
         epoch_metrics = job.epoch_metrics()
-        _check_finite(epoch_metrics, job)
+        _check_finite(epoch_metrics, done)
         history.epochs.append(epoch_metrics | {"seconds": round(time.perf_counter() - started, 3)})
         checkpoints.save(job.epoch, _state(job, history))
         _export(job, history, Path(folder))
@@ -141,11 +141,11 @@ def _restore(job: Job, history: History, state: Mapping[str, Any]) -> None:
     history.steps[:], history.epochs[:] = state["steps"], state["epochs"]
 
 
-def _check_finite(metrics: Metrics, job: Job) -> None:
+def _check_finite(metrics: Metrics, done: int) -> None:
     for name, value in metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise WorkbookError(
-                f"{name} is {value} in epoch {job.epoch + 1}; the last commit (epoch {job.epoch}) is kept; "
+                f"{name} is {value} in epoch {done + 1}; the last commit (epoch {done}) is kept; "
                 "a smaller learning rate or gradient_clip usually helps"
             )
 

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import math
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -350,9 +351,58 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def read_csv(path: str | Path) -> list[dict[str, Any]]:
+    """The rows that `write_csv` wrote, numbers as numbers. Raises FileNotFoundError or WorkbookError that names the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    rows: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            try:
+                rows.append({key: _number(key, value) for key, value in row.items() if key is not None})
+            except (TypeError, ValueError) as error:
+                raise WorkbookError(f"{path}, line {number}: {error}") from error
+    return rows
+
+
+COUNTS, NUMBERS = ("steps", "correct", "images"), ("eps", "step_size", "accuracy", "low", "high", "success_rate")
+
+
+def _number(key: str, text: str) -> Any:
+    if text == "" and key in ("steps", "step_size"):  # natural images and FGSM have none
+        return None
+    return int(text) if key in COUNTS else float(text) if key in NUMBERS else text
+
+
 def load_evaluation(path: str | Path, **described: Any) -> Evaluation:
     """The npz that `Evaluation.save` wrote; `described` are the other fields. Never executes anything."""
-    with np.load(path, allow_pickle=False) as arrays:
-        read = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    read = {name: torch.from_numpy(array) for name, array in _arrays(path, "labels").items()}
     labels = read.pop("labels")
     return Evaluation(labels=labels, predictions=read, **described)
+
+
+def load_transfer_matrix(path: str | Path, **described: Any) -> TransferMatrix:
+    """The npz that `TransferMatrix.save` wrote; `described` are the other fields. Never executes anything."""
+    read = _arrays(path, "labels", "predictions", "sources", "targets")
+    return TransferMatrix(
+        sources=tuple(map(str, read["sources"])),
+        targets=tuple(map(str, read["targets"])),
+        labels=torch.from_numpy(read["labels"]),
+        predictions=torch.from_numpy(read["predictions"]),
+        **described,
+    )
+
+
+def _arrays(path: str | Path, *needed: str) -> dict[str, np.ndarray]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            read = {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        raise WorkbookError(f"{path} holds no evaluation: {error}") from error
+    missing = [name for name in needed if name not in read]
+    if missing:
+        raise WorkbookError(f"{path} holds no evaluation: it has no {' and no '.join(missing)}")
+    return read

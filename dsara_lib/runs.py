@@ -110,6 +110,8 @@ def differences(one: Any, other: Any, at: str = "") -> list[str]:
         for key in keys:
             found += differences(one.get(key), other.get(key), f"{at}.{key}" if at else str(key))
         return found
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [line for i, pair in enumerate(zip(one, other, strict=True)) for line in differences(*pair, f"{at}.{i}")]
     return [] if one == other else [f"{at}: {json.dumps(one)} here, {json.dumps(other)} there"]
 
 
@@ -141,8 +143,13 @@ class Checkpoints:
         data = buffer.getvalue()
         name = f"epoch-{epoch:06d}.{hashlib.sha256(data).hexdigest()[:16]}.pt"
         write_atomically(self.folder / name, data)
-        for old in self._files()[KEEP:]:
-            old.unlink(missing_ok=True)
+        # Where work goes on from an earlier epoch, those of this and later epochs were damaged: they must not take the place
+        # of whole ones.
+        before = [path for path in self._files() if path.name[:12] < name[:12]]
+        kept = {name, *(path.name for path in before[: KEEP - 1])}
+        for path in [*self._files(), *self.folder.glob(".epoch-*.part")]:  # a killed commit leaves a .part
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
 
     def load(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest whole state (None where there is none), and a sentence for each damaged one passed over."""

@@ -29,9 +29,7 @@ from ..runs import write_atomically
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches, of a two-column paper
 SCREEN_DPI, PRINT_DPI = 192, 300
 LINES = ("-", "--", ":", "-.")
-AROUND = LinearSegmentedColormap.from_list(
-    "brown to white to blue", ["#E3D7C1", "#F1EBE0", "#FFFFFF", "#7FB8DA", "#00406A"]
-)
+AROUND = LinearSegmentedColormap.from_list("brown to white to blue", ["#E3D7C1", "#F1EBE0", "#FFFFFF", "#7FB8DA", "#00406A"])
 HEAT = LinearSegmentedColormap.from_list("white to blue", ["#FFFFFF", "#BBD9EC", BLUE, "#00324F"])
 RC: Any = {
     "font.family": "DejaVu Sans",

@@ -131,8 +131,7 @@ def adversarial_examples(
                 ax.set_xlabel(words, color=darker(color), fontsize=6.5, labelpad=2)
         line[0].set_ylabel(name)
     figure.supxlabel(
-        f"Added: ×{1 / (2 * eps):.3g} around grey, so that black is −{eps_text(eps)} and white +{eps_text(eps)}. "
-        "✓ right, ✗ wrong.",
+        f"Added: ×{1 / (2 * eps):.3g} around grey, so that black is −{eps_text(eps)} and white +{eps_text(eps)}. ✓ right, ✗ wrong.",
         fontsize=6.5,
     )
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -42,9 +43,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 @styled
-def pareto(
-    points_ours: Records, points_paper: Records = (), robust: str = "PGD20", ours: str = "measured here"
-) -> Figure:
+def pareto(points_ours: Records, points_paper: Records = (), robust: str = "PGD20", ours: str = "measured here") -> Figure:
     """Natural against robust accuracy, one panel for each data set. The paper's points are hollow, ours are filled, and
     each group has a front of its own, since data, size of the networks and training may differ between them.
 
@@ -94,16 +93,19 @@ def _name_points(ax: Axes, points: Sequence[tuple[float, float, str]], size: flo
     inside = np.array(ax.get_window_extent().extents) * scale
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in spots]
     taken += [(x - 1, y - 1, x + 1, y + 1) for line in ax.lines for x, y in _along(line, scale)]
-    for i in sorted(range(len(points)), key=lambda i: -spots[i][1]):
+    look: dict[str, Any] = {"textcoords": "offset points", "fontsize": size, "va": "bottom", "zorder": 4}
+    texts = [ax.annotate(name, (x, y), (0, 0), **look) for x, y, name in points]
+    sizes = [np.array(text.get_window_extent().size) * scale for text in texts]
+    boxes: dict[int, Box] = {}
+    for _ in range(4):  # each gives way to the others, until all have found a place
+        for i, (spot, size_of) in enumerate(zip(spots, sizes, strict=True)):
+            others = [*taken, *(box[:4] for j, box in boxes.items() if j != i)]
+            strangers = np.delete(spots, i, axis=0)
+            cost = partial(_cost, taken=others, strangers=strangers, inside=inside)
+            boxes[i] = min(_label_places(*spot, *size_of), key=cost)
+    for i, (left, low, right, high, distance) in boxes.items():
         x, y = spots[i]
-        look: dict[str, Any] = {"textcoords": "offset points", "fontsize": size, "va": "bottom", "zorder": 4}
-        text = ax.annotate(points[i][2], points[i][:2], (0, 0), **look)
-        extent = text.get_window_extent()
-        width, height = extent.width * scale, extent.height * scale
-        best = min(_label_places(x, y, width, height), key=lambda place: _cost(place, taken, inside))
-        left, low, right, high, distance = best
-        taken.append((left, low, right, high))
-        text.set_position((left - x, low - y))
+        texts[i].set_position((left - x, low - y))
         if distance > 9:
             end = (min(max(x, left), right) - x, (high if high < y else low) - y)
             leader = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
@@ -132,12 +134,14 @@ def _label_places(x: float, y: float, width: float, height: float) -> Iterator[B
             yield left, low, left + width, low + height, distance
 
 
-def _cost(place: Box, taken: Sequence[tuple[float, ...]], inside: np.ndarray) -> float:
+def _cost(place: Box, taken: Sequence[tuple[float, ...]], strangers: np.ndarray, inside: np.ndarray) -> float:
+    """How bad a place is: what it covers, where it leaves the axes, whether it seems to name another point, and its way."""
     left, low, right, high, distance = place
     covered = sum(
-        max(0.0, min(right, other[2]) - max(left, other[0])) * max(0.0, min(high, other[3]) - max(low, other[1]))
-        for other in taken
+        max(0.0, min(right, other[2]) - max(left, other[0])) * max(0.0, min(high, other[3]) - max(low, other[1])) for other in taken
     )
     over = (inside[0] - left, right - inside[2], inside[1] - low, high - inside[3])
     outside = sum(max(0.0, each) for each in over)
-    return 20 * covered + 50 * outside + distance
+    ways = strangers - np.clip(strangers, (left, low), (right, high))
+    nearest = min(np.hypot(*ways.T), default=math.inf)
+    return 20 * covered + 50 * outside + (12 if nearest < distance else 0) + distance

@@ -148,7 +148,7 @@ def alpha_heatmaps(alphas: Mapping[str, Any], epoch: int = -1) -> Figure:
         ax.tick_params(length=0)
         ax.grid(False)
     axes[0, 0].set_ylabel("edge")
-    bar = figure.colorbar(image, ax=axes[0], label="softmax(α); white: uniform", shrink=0.9, pad=0.01, aspect=30)
+    bar = figure.colorbar(image, ax=axes[0], label="softmax(α)    white: uniform, framed: kept", shrink=0.9, pad=0.01, aspect=30)
     bar.set_ticks([low, *np.linspace(uniform, top, 4)])
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{2 if top - low > 0.1 else 3}f}"))
     bar.outline.set_visible(False)
