@@ -199,7 +199,7 @@ class Evaluator:
         self._settings = {
             "rows": {name: [digest(row.source), describe(row.attack)] for name, row in self.rows.items()},
             "targets": {name: digest(target) for name, target in self.targets.items()},
-            "data": [data, hashlib.sha256(split.labels.cpu().numpy().tobytes()).hexdigest()[:16], len(split)],
+            "data": [data, checksum(split.labels, split.images), len(split)],
             "seed": seed,
         }
 
@@ -333,6 +333,14 @@ def digest(model: nn.Module) -> str:
         if isinstance(value, Tensor):
             state.update(value.detach().cpu().contiguous().numpy().tobytes())
     return state.hexdigest()[:16]
+
+
+def checksum(*tensors: Tensor) -> str:
+    """A checksum of the values."""
+    values = hashlib.sha256()
+    for tensor in tensors:
+        values.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return values.hexdigest()[:16]
 
 
 def write_csv(path: str | Path, rows: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ import builtins
 import json
 import re
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,12 +21,14 @@ from .errors import WorkbookError, unknown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .architecture import Genotype
     from .engine import Event
     from .experiment import Experiment
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 PARAMETER = re.compile(r"^([A-Z][A-Z0-9_]*)\s*:\s*([^=#]+?)\s*=\s*(.+?)(?:\s{2,}#\s*(.*))?$", re.MULTILINE)
 SECONDS_BETWEEN_LINES = 10.0
+BEGUN = "_begun"  # in a notebook's namespace: its parameters have been checked
 
 
 # -- in a notebook -----------------------------------------------------------------------------------------------------
@@ -38,7 +41,8 @@ def begin(names: dict[str, Any]) -> Experiment:
     """
     from .experiment import find_experiment, open_experiment
 
-    given = checked_parameters(names)
+    given = checked_parameters(names, only_declared=BEGUN not in names)
+    names[BEGUN] = True
     places = {"results": given.get("RESULTS", "../results"), "data_root": given.get("DATA_ROOT", "../data")}
     if "PROFILE" in given:
         experiment = open_experiment(
@@ -61,11 +65,14 @@ def begin(names: dict[str, Any]) -> Experiment:
     return experiment
 
 
-def checked_parameters(names: Mapping[str, Any]) -> dict[str, Any]:
-    """The annotated upper-case names with their values. Raises WorkbookError for an unknown one and for another type."""
+def checked_parameters(names: Mapping[str, Any], only_declared: bool = True) -> dict[str, Any]:
+    """The annotated upper-case names with their values. Raises WorkbookError for an unknown one and for another type.
+
+    Later in a notebook, when `begin` runs a second time, other names in capitals are the reader's own: not `only_declared`.
+    """
     declared = {name: kind for name, kind in names.get("__annotations__", {}).items() if name.isupper()}
     for name, value in names.items():
-        if name.isupper() and not name.startswith("_") and name not in declared and is_plain(value):
+        if only_declared and name.isupper() and not name.startswith("_") and name not in declared and is_plain(value):
             raise unknown("notebook parameter", name, declared)
     for name, kind in declared.items():
         kind = getattr(builtins, kind, None) if isinstance(kind, str) else kind
@@ -123,6 +130,30 @@ def show(experiment: Experiment, figure: Figure, name: str) -> None:
     display(Image(data=png.read_bytes(), width=min(1000, int(figure.get_figwidth() * 110))))
 
 
+def show_cells(experiment: Experiment, *genotypes: Genotype, kinds: Iterable[str] | None = None) -> None:
+    """Save cell graphs as SVG and PNG and display them, kind by kind, those of the genotypes below each other.
+
+    The found genotype's go to the run's figures, others to a folder of their own there.
+    """
+    from IPython.display import display
+
+    from .drawing import save_cells
+
+    shown = tuple(dict.fromkeys(kind for each in genotypes for kind in each.cells)) if kinds is None else tuple(kinds)
+    figures = experiment.run.path("figures")
+    folders = {each.name: figures if each.name == "found" else figures / each.name for each in genotypes}
+    for genotype in genotypes:
+        save_cells(genotype, folders[genotype.name])
+    for kind in shown:
+        for name in (each.name for each in genotypes if kind in each.cells):
+            svg, png = (folders[name] / f"cell_{kind}.{format}" for format in ("svg", "png"))
+            # Readers that do not trust a notebook leave SVG out; they show the PNG.
+            pixels = png.read_bytes()
+            picture = {"image/svg+xml": svg.read_text("utf-8"), "image/png": b64encode(pixels).decode()}
+            width = int.from_bytes(pixels[16:20], "big") // 2  # of the file's header; two pixels to one on the page
+            display({**picture, "text/plain": f"{name}: {kind} cell"}, metadata={"image/png": {"width": width}}, raw=True)
+
+
 # -- headless ----------------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +205,8 @@ def one_kernel() -> Iterator[Any]:
     from jupyter_client.manager import KernelManager
 
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(cwd=str(FOLDER))
+    # Without the argument the kernel warns that it listens on this machine, before each first notebook.
+    manager.start_kernel(cwd=str(FOLDER), extra_arguments=["--IPKernelApp.log_level=40"])
     try:
         yield manager
     finally:
@@ -213,6 +245,8 @@ def _forget(manager: Any) -> None:
     client.start_channels()
     try:
         client.wait_for_ready(timeout=120)
-        client.execute_interactive("%reset -f\nglobals().pop('__annotations__', None);", silent=True, timeout=60)
+        client.execute_interactive(
+            "%reset -f\n[globals().pop(name, None) for name in ('__annotations__', '_begun')];", silent=True, timeout=60
+        )
     finally:
         client.stop_channels()

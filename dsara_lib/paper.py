@@ -16,8 +16,8 @@ TABLES = Path(__file__).parent / "reference" / "paper_tables.json"
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN", "tiny-imagenet": "Tiny-ImageNet-200"}
 COLUMNS = {"natural": "natural", "FGSM": "fgsm", "PGD20": "pgd20", "PGD100": "pgd100", "APGD-CE": "apgd_ce", "AA": "aa"}
 SLIPS = (
-    "Table 1: the FLOPs of ResNet-18 and DenseNet-121 are those of networks with an ImageNet stem and 1000 classes at 32x32 pixels; "
-    "their parameters are those of networks with 10 classes.",
+    "Table 1: the FLOPs of ResNet-18 and DenseNet-121 are those of networks with an ImageNet stem and 1000 classes at 32x32 "
+    "pixels; their parameters are those of networks with 10 classes.",
     "Table 1 calls PDARTS what Table 3 calls P-DARTS, and Table 2's WRN-R is the text's WRN-34-R, trained on 500k further images.",
     "Section 6.4 says 2.23 % and 2.78 % higher where Table 4 has 2.76 and 4.05, and F-F-R for A-A-R.",
     "Section 6.5 is announced and has no content.",

@@ -320,7 +320,13 @@ class Trainer:
             "blueprint": self.blueprint.to_dict(),
             "training": describe(self.config),
             "seed": self.seed,
-            "data": {"name": self.data_name, "classes": list(self.classes), "images": len(self.train), "eps": self.eps},
+            "data": {
+                "name": self.data_name,
+                "classes": list(self.classes),
+                "image_size": self.train.images.shape[2],
+                "images": len(self.train),
+                "eps": self.eps,
+            },
             "held_out": {key: value for key, value in measured.items() if key.startswith("validation/")},
             "measured": [],
         }

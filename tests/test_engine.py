@@ -107,7 +107,7 @@ def test_stopped_after_any_event_and_called_again_ends_with_the_same_bits(tmp_pa
     job = Walk()
     stopped = run_epochs(job, tmp_path)
     done = list(islice(stopped, stop))
-    stopped.close()
+    del stopped
     told = events(tmp_path, job if same_job else Walk())
     if stop:
         assert told[0].kind == "restored" and told[0].warnings == ()

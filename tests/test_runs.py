@@ -56,7 +56,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypa
 
 
 def test_content_is_whole_and_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
-    path, seen, flushed = tmp_path / "new" / "folder" / "file.bin", [], []
+    path, seen, flushed = tmp_path / "new" / "folder" / "file.bin", list[Any](), list[int]()
     real_replace, real_fsync = os.replace, os.fsync
 
     def replace(source, target):
@@ -64,7 +64,7 @@ def test_content_is_whole_and_on_the_disk_before_it_takes_its_name(tmp_path, mon
         real_replace(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr(os, "fsync", lambda handle: (flushed.append(handle), real_fsync(handle)))
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(real_fsync(handle)))
     write_atomically(path, b"\x00" * 100_000)
     assert seen == [(b"\x00" * 100_000, path.parent, False, True)]
     assert path.read_bytes() == b"\x00" * 100_000
@@ -84,14 +84,14 @@ def test_json_comes_back_as_written_and_refuses_what_json_has_no_word_for(tmp_pa
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"", b"[" * 100_000], ids=["cut", "bytes", "empty", "deep"])
 def test_a_file_that_is_not_json_is_named(tmp_path, content):
     (tmp_path / "bad.json").write_bytes(content)
-    with pytest.raises(WorkbookError, match="bad.json"):
+    with pytest.raises(WorkbookError, match=r"bad\.json"):
         read_json(tmp_path / "bad.json")
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", ""])
 def test_a_bad_line_of_a_history_is_named(tmp_path, line):
     (tmp_path / "bad.jsonl").write_text('{"a": 1}\n' + line + "\n")
-    with pytest.raises(WorkbookError, match="bad.jsonl, line 2"):
+    with pytest.raises(WorkbookError, match=r"bad\.jsonl, line 2"):
         read_jsonl(tmp_path / "bad.jsonl")
 
 
@@ -275,9 +275,7 @@ def test_a_missing_file_of_a_run_is_answered_with_the_step_that_writes_it(tmp_pa
 
 def test_settings_of_two_types_that_print_alike_stay_different():
     one, other = PGD(eps=0.1, step_size=0.1, steps=2), BIM(eps=0.1, step_size=0.1, steps=2)
-    assert differences(describe({"attack": one}), describe({"attack": other})) == [
-        'attack.type: "PGD" here, "BIM" there'
-    ]
+    assert differences(describe({"attack": one}), describe({"attack": other})) == ['attack.type: "PGD" here, "BIM" there']
     assert differences(describe({"attack": one}), describe({"attack": one})) == []
 
 
@@ -320,7 +318,8 @@ def test_seeded_leaves_the_random_numbers_outside_as_they_were():
 
 def test_a_seed_follows_from_its_parts_alone_on_every_machine():
     assert derive_seed("search", 0) == 52_981_017_747_490_995
-    seeds = {derive_seed(*parts) for parts in [(), (1,), ("1",), (1, 1), (11,), ("a", "b"), ("ab",), ("b", "a")]}
+    some: list[tuple[int | str, ...]] = [(), (1,), ("1",), (1, 1), (11,), ("a", "b"), ("ab",), ("b", "a")]
+    seeds = {derive_seed(*parts) for parts in some}
     assert len(seeds) == 8 and all(0 <= seed < 2**63 for seed in seeds)
     assert torch.equal(torch.rand(3, generator=generator("x", 1)), torch.rand(3, generator=generator("x", 1)))
     assert not torch.equal(torch.rand(3, generator=generator("x", 1)), torch.rand(3, generator=generator("x", 2)))

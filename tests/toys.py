@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -59,6 +60,17 @@ def toy_blueprint(**changes: Any) -> Blueprint:
     """A network for `toy_data`."""
     blueprint = Blueprint(genotype=toy_genotype(), space=SPACE, num_cells=5, channels=2, num_classes=3)
     return replace(blueprint, **changes)
+
+
+class Noting:
+    """A stand-in for a step that notes what it was given (or what `what` makes of it) and gives no metrics."""
+
+    def __init__(self, what: Callable[..., Any] = lambda *given: given):
+        self.what, self.noted = what, list[Any]()
+
+    def __call__(self, *given: Any) -> dict[str, Any]:
+        self.noted.append(self.what(*given))
+        return {}
 
 
 def bits(value: Any) -> Any:

@@ -6,9 +6,10 @@ Section 6.5 compares cells near the input with cells near the output by their op
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from .genotype import Cell, Genotype
@@ -76,3 +77,29 @@ def shares(anatomy: Anatomy) -> dict[str, float]:
     total = sum(anatomy.families.values())
     known = dict.fromkeys([*map(family, OPERATIONS), *anatomy.families])
     return {name: anatomy.families.get(name, 0) / total for name in known}
+
+
+def common_edges(one: Cell, other: Cell) -> int:
+    """How many kept edges both cells have with the same operation."""
+    return sum(len(set(a) & set(b)) for a, b in zip(one, other, strict=True))
+
+
+def distance(one: Cell, other: Cell) -> float:
+    """Total variation between the shares of operations of two cells: 0 where they agree, 1 where they have none in common."""
+    return _distance([edge.operation for node in one for edge in node], [edge.operation for node in other for edge in node])
+
+
+def _distance(one: Sequence[str], other: Sequence[str]) -> float:
+    counts, others = Counter(one), Counter(other)
+    return sum(abs(counts[name] / len(one) - others[name] / len(other)) for name in counts.keys() | others.keys()) / 2
+
+
+def chance_of_distance(one: Cell, other: Cell, *, draws: int, generator: torch.Generator) -> float:
+    """A permutation test: share of `draws` in which the edges of both, dealt anew, lie at least as far apart."""
+    edges = [edge.operation for cell in (one, other) for node in cell for edge in node]
+    first = sum(len(node) for node in one)
+    observed, reached = distance(one, other), 0
+    for _ in range(draws):
+        dealt = [edges[i] for i in torch.randperm(len(edges), generator=generator).tolist()]
+        reached += _distance(dealt[:first], dealt[first:]) >= observed - 1e-9
+    return reached / draws

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from ..shapes import Float
+from .fused import Bundle, MixedEdges, Place
 from .genotype import Genotype
 from .operations import FactorisedReduction, make_operation, relu_conv_norm
 from .space import NUM_INPUTS, SearchSpace, Slot
@@ -81,29 +84,32 @@ class Cell(nn.Module):
         return torch.cat(states[NUM_INPUTS:], dim=1)
 
 
-class MixedOperation(nn.Module):
-    """Eq. (2): the sum of all candidate operations on one edge, weighted by its softmaxed alphas."""
-
-    def __init__(self, space: SearchSpace, channels: int, stride: int):
-        super().__init__()
-        self.candidates = nn.ModuleList(make_operation(name, channels, stride, True) for name in space.operations)
-
-    def forward(self, x: Float[Tensor, "n c h w"], weights: Float[Tensor, " operations"]) -> Tensor:
-        terms = [weight * candidate(x) for weight, candidate in zip(weights.unbind(), self.candidates, strict=True)]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
-
-
 class MixedCell(nn.Module):
-    """A cell of the supernet: every earlier node feeds each node through a mixed operation."""
+    """A cell of the supernet: every earlier node feeds each node through a mixed operation, Eq. (2).
+
+    The edges that leave the two inputs run together, and so do those that leave each node (`fused`).
+    """
+
+    order: Tensor
 
     def __init__(self, space: SearchSpace, slot: Slot):
         super().__init__()
-        self.space, self.kind = space, slot.kind
+        self.kind, self.channels = slot.kind, slot.channels
         self.inputs = Inputs(slot, affine=False)
-        self.edges = nn.ModuleList(MixedOperation(space, slot.channels, edge_stride(slot, source)) for source, _ in space.edges)
+        candidates = [
+            [make_operation(name, slot.channels, edge_stride(slot, source), True) for name in space.operations]
+            for source, _ in space.edges
+        ]
+        starts = [tuple(range(NUM_INPUTS)), *((node,) for node in space.nodes[:-1])]
+        self.bundle_edges = [[at for at, (source, _) in enumerate(space.edges) if source in start] for start in starts]
+        self.bundles = nn.ModuleList(
+            MixedEdges(
+                Bundle(len(edges) // len(start), len(start), slot.channels, edge_stride(slot, start[0])),
+                [candidates[edge] for edge in edges],
+            )
+            for start, edges in zip(starts, self.bundle_edges, strict=True)
+        )
+        self.register_buffer("order", torch.tensor([edge for edges in self.bundle_edges for edge in edges]), persistent=False)
 
     def forward(
         self,
@@ -111,14 +117,20 @@ class MixedCell(nn.Module):
         previous: Float[Tensor, "n c2 h2 w2"],
         weights: Float[Tensor, "edges operations"],
     ) -> Tensor:
-        states = self.inputs(before, previous)
-        mixed = zip(self.space.edges, self.edges, weights.unbind(), strict=True)
-        for _ in self.space.nodes:
-            total: Tensor | None = None
-            for _ in range(len(states)):
-                (source, _node), edge, weight = next(mixed)
-                term = edge(states[source], weight)
-                total = term if total is None else total + term
-            assert total is not None
-            states.append(total)
-        return torch.cat(states[NUM_INPUTS:], dim=1)
+        before, previous = (x.contiguous(memory_format=torch.channels_last) for x in (before, previous))
+        x = torch.cat(self.inputs(before, previous), dim=1)
+        by_bundle = weights[self.order].split([len(edges) for edges in self.bundle_edges])
+        nodes, pending = [], None  # what has come so far for each node that is not complete
+        for bundle, weight in zip(self.bundles, by_bundle, strict=True):
+            new = bundle(x, weight)
+            pending = new if pending is None else pending + new
+            x, pending = pending[:, : self.channels], pending[:, self.channels :]
+            nodes.append(x)
+        return torch.cat(nodes, dim=1)
+
+    def places(self) -> Iterator[tuple[int, Place]]:
+        """(edge, place) of each tensor of each operation on each edge."""
+        for number, (bundle, edges) in enumerate(zip(self.bundles, self.bundle_edges, strict=True)):
+            assert isinstance(bundle, MixedEdges)
+            for place in bundle.places():
+                yield edges[place.edge], place._replace(name=f"bundles.{number}.{place.name}")

@@ -23,8 +23,11 @@ class Cost:
 
 
 def cost(network: nn.Module, image_size: int = 32, in_channels: int = 3) -> Cost:
-    """Count by running a copy of the network on the meta device: no arithmetic, no memory, nothing changed."""
-    measured = copy.deepcopy(network).to("meta").eval()
+    """Count by running a copy of the network on one black image, where it lies; nothing is changed.
+
+    On the meta device it would need no arithmetic, but torch walks through Python there: 1.4 s instead of 0.2 s for 20 cells.
+    """
+    measured = copy.deepcopy(network).eval()
     multiply_adds = extra = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -40,7 +43,8 @@ def cost(network: nn.Module, image_size: int = 32, in_channels: int = 3) -> Cost
 
     handles = [module.register_forward_hook(count) for module in measured.modules()]
     with torch.no_grad():
-        measured(torch.empty(1, in_channels, image_size, image_size, device="meta"))
+        like = next(network.parameters(), torch.empty(0))  # a pooling has no parameters
+        measured(like.new_zeros(1, in_channels, image_size, image_size))
     for handle in handles:
         handle.remove()
     parameters = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("auxiliary."))

@@ -78,7 +78,7 @@ def identity(channels: int, stride: int, searching: bool) -> nn.Module:
 
 
 class FactorisedReduction(nn.Module):
-    """Half the resolution without losing pixels: two 1x1 convolutions of stride 2, one shifted by a pixel, then batch norm."""
+    """Half the resolution: two 1x1 convolutions of stride 2, one shifted by a pixel both ways, then batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int, affine: bool):
         super().__init__()

@@ -6,6 +6,7 @@ To add a figure, write a `@styled` function beside those of its subject and name
 """
 
 from .base import Figure, save, style, to_bytes
+from .cells import decisions, edge_history, operation_counts
 from .evaluation import (
     accuracy_against_eps,
     accuracy_by_attack,
@@ -14,6 +15,7 @@ from .evaluation import (
     training_curves,
     transfer_matrix,
 )
+from .mgda import shortest_combination
 from .networks import cost_dots, stack
 from .paper import front, pareto
 from .search import (
@@ -35,15 +37,19 @@ __all__ = [
     "alpha_heatmaps",
     "alpha_lines",
     "cost_dots",
+    "decisions",
+    "edge_history",
     "entropy",
     "front",
     "gamma_and_cosine",
     "genotype_changes",
     "images_grid",
     "kept_edges",
+    "operation_counts",
     "pareto",
     "save",
     "search_losses",
+    "shortest_combination",
     "stack",
     "style",
     "to_bytes",

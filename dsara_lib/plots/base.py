@@ -205,13 +205,13 @@ def name_ends(ax: Axes, ends: Mapping[str, tuple[float, str]], size: float = 6.5
     points = ax.get_window_extent().height * points_per_pixel(ax)
     gap = (high - low) * 1.25 * size / points
     names = sorted(ends, key=lambda name: ends[name][0])
-    heights = _apart([ends[name][0] for name in names], gap)
+    heights = apart([ends[name][0] for name in names], gap)
     for name, height in zip(names, heights, strict=True):
         look = {"va": "center", "fontsize": size}
         note(ax, name, (1, height), (4, 0), ("axes fraction", "data"), darker(ends[name][1]), **look)
 
 
-def _apart(sorted_values: Sequence[float], gap: float) -> list[float]:
+def apart(sorted_values: Sequence[float], gap: float) -> list[float]:
     """The values moved as little as keeps `gap` between neighbours (least squares: blocks that touch move as one)."""
     blocks: list[list[float]] = []
     for index, value in enumerate(sorted_values):

@@ -66,7 +66,7 @@ def edge_history(epochs: Records, edges: Any, chosen: int | None = None) -> Figu
         for start in list(stage_starts(epochs).values())[1:]:
             ax.axvline(start, color="#7A6F45", linewidth=1.0, linestyle=(0, (3, 2)))
         if chosen is not None:
-            ax.axvspan(chosen - 1, chosen, facecolor="none", edgecolor=INK, linewidth=1.1)
+            ax.axvspan(chosen - 1, chosen, facecolor="none", edgecolor=INK, linewidth=1.3, zorder=3)
         ax.grid(False)
     axes[0, 0].set_yticks(range(len(pairs)), [edge_name(*pair) for pair in pairs])
     axes[0, 0].set_ylim(len(pairs) - 0.5, -0.5)

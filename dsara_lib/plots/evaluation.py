@@ -17,6 +17,7 @@ from ..legend import (
     INK,
     MARKERS,
     ORANGE,
+    SKY,
     VERMILLION,
     darker,
 )
@@ -46,6 +47,7 @@ def training_curves(epochs: Records) -> Figure:
     for ax, metric, scale in ((loss, "loss", 1.0), (accuracy, "accuracy", 100.0)):
         for key, color, line, marker, label in (
             (f"train/adversarial_{metric}", ORANGE, ":", "D", "train, adversarial"),
+            (f"train/natural_{metric}", SKY, ":", "^", "train, natural"),
             (f"validation/adversarial_{metric}", VERMILLION, "--", "s", "held out, adversarial"),
             (f"validation/natural_{metric}", BLUE, "-", "o", "held out, natural"),
         ):
@@ -191,7 +193,7 @@ def accuracy_against_eps(rows: Records, training_eps: float | None = None, chanc
         ax.axvline(255 * training_eps, color=INK, linewidth=0.8, linestyle=(0, (3, 2)), zorder=0.5)
         note(ax, "eps in\ntraining", (255 * training_eps, 1), (3, -1), ("data", "axes fraction"), va="top")
     chance_line(ax, chance)
-    attacks = list(dict.fromkeys(str(row["attack"]) for row in rows if row.get("attack")))
+    attacks = list(dict.fromkeys(str(row["attack"]) for row in rows if row.get("attack") and row["eps"]))
     ax.set(title="Accuracy against eps" + (f" ({', '.join(attacks)})" if attacks else ""), ylabel="accuracy (%)")
     ax.set_xlabel("eps in steps of 1/255")
     ax.set_ylim(-2, 104)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from matplotlib.lines import Line2D
 
 from ..legend import BLUE, GREY, INK, PURPLE, VERMILLION
-from .base import TWO_COLUMNS, Figure, as_numpy, new_figure, note, styled
+from .base import TWO_COLUMNS, Figure, as_numpy, new_figure, styled
 
 
 @styled
@@ -21,15 +22,10 @@ def shortest_combination(natural: Any, adversarial: Any, gamma: float) -> Figure
     figure, axes = new_figure(1, 2, TWO_COLUMNS, 2.3, width_ratios=(1.25, 1))
     plane, length = axes[0]
     plane.plot(*zip(a, b, strict=True), color=GREY, linewidth=1.0, linestyle=(0, (3, 2)), zorder=1)
-    for end, color, words, width in (
-        (a, BLUE, "θ natural", 0.008),
-        (b, VERMILLION, "θ̄ adversarial", 0.008),
-        (v, PURPLE, "v", 0.012),
-    ):
-        plane.quiver(0, 0, *end, angles="xy", scale_units="xy", scale=1, color=color, width=width, zorder=3)
-        above = 1 if end is a or (end is v and gamma < 0.5) else -1
-        look = {"ha": "center", "va": "bottom" if above > 0 else "top", "fontsize": 7}
-        note(plane, words, tuple(end * (0.62 if end is not v else 0.8)), (0, 5 * above), ("data", "data"), color, **look)
+    arrows = ((a, BLUE, "θ, natural", 0.008), (b, VERMILLION, "θ̄, adversarial", 0.008), (v, PURPLE, "v = γ*θ + (1 − γ*)θ̄", 0.02))
+    for end, color, _, width in arrows:
+        plane.quiver(0, 0, *end, angles="xy", scale_units="xy", scale=1, color=color, width=width, zorder=3 if width < 0.02 else 2)
+    plane.update_datalim([(0, 0), a, b, v])
     plane.set_aspect("equal", adjustable="datalim")
     plane.margins(0.2, 0.25)
     plane.set(title="Both gradients in their plane (longer one: 1)", xlabel="along θ̄", ylabel="across")
@@ -37,18 +33,10 @@ def shortest_combination(natural: Any, adversarial: Any, gamma: float) -> Figure
     squared = ((share[:, None] * a + (1 - share)[:, None] * b) ** 2).sum(axis=1)
     length.plot(share, squared, color=INK)
     length.plot(gamma, (v**2).sum(), "o", color=PURPLE, markersize=6, zorder=3)
-    note(
-        length,
-        f"γ* = {gamma:.2f}",
-        (gamma, (v**2).sum()),
-        (6 if gamma < 0.7 else -6, 8),
-        ("data", "data"),
-        PURPLE,
-        ha="left" if gamma < 0.7 else "right",
-        fontsize=7,
-    )
-    length.set(title="Length of γθ + (1 − γ)θ̄, squared", xlabel="γ", ylabel="(longer one: 1)")
-    length.set_ylim(bottom=0)
+    length.set(title=f"|γθ + (1 − γ)θ̄|², least at γ* = {gamma:.2f}", xlabel="γ")
+    length.set_ylim(0, 1.08 * squared.max() or 1)
+    handles = [Line2D([], [], color=color, linewidth=200 * width, label=words) for _, color, words, width in arrows]
+    figure.legend(handles=handles, ncols=3, loc="outside lower center")
     return figure
 
 

@@ -91,17 +91,16 @@ def _name_points(ax: Axes, points: Sequence[tuple[float, float, str]], size: flo
     scale = points_per_pixel(ax)
     spots = ax.transData.transform([(x, y) for x, y, _ in points]) * scale
     inside = np.array(ax.get_window_extent().extents) * scale
-    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in spots]
-    taken += [(x - 1, y - 1, x + 1, y + 1) for line in ax.lines for x, y in _along(line, scale)]
+    obstacles = [(x - 3, y - 3, x + 3, y + 3) for x, y in spots]
+    obstacles += [(x - 1, y - 1, x + 1, y + 1) for line in ax.lines for x, y in _along(line, scale)]
     look: dict[str, Any] = {"textcoords": "offset points", "fontsize": size, "va": "bottom", "zorder": 4}
     texts = [ax.annotate(name, (x, y), (0, 0), **look) for x, y, name in points]
     sizes = [np.array(text.get_window_extent().size) * scale for text in texts]
     boxes: dict[int, Box] = {}
     for _ in range(4):  # each gives way to the others, until all have found a place
         for i, (spot, size_of) in enumerate(zip(spots, sizes, strict=True)):
-            others = [*taken, *(box[:4] for j, box in boxes.items() if j != i)]
-            strangers = np.delete(spots, i, axis=0)
-            cost = partial(_cost, taken=others, strangers=strangers, inside=inside)
+            taken = np.array([*obstacles, *(box[:4] for j, box in boxes.items() if j != i)])
+            cost = partial(_cost, taken=taken, strangers=np.delete(spots, i, axis=0), inside=inside)
             boxes[i] = min(_label_places(*spot, *size_of), key=cost)
     for i, (left, low, right, high, distance) in boxes.items():
         x, y = spots[i]
@@ -134,12 +133,11 @@ def _label_places(x: float, y: float, width: float, height: float) -> Iterator[B
             yield left, low, left + width, low + height, distance
 
 
-def _cost(place: Box, taken: Sequence[tuple[float, ...]], strangers: np.ndarray, inside: np.ndarray) -> float:
-    """How bad a place is: what it covers, where it leaves the axes, whether it seems to name another point, and its way."""
+def _cost(place: Box, taken: np.ndarray, strangers: np.ndarray, inside: np.ndarray) -> float:
+    """How bad a place is: what it covers, where it leaves the axes, whether it seems to name another point, how far it is."""
     left, low, right, high, distance = place
-    covered = sum(
-        max(0.0, min(right, other[2]) - max(left, other[0])) * max(0.0, min(high, other[3]) - max(low, other[1])) for other in taken
-    )
+    shared = np.minimum((right, high), taken[:, 2:]) - np.maximum((left, low), taken[:, :2])
+    covered = np.prod(np.maximum(shared, 0), axis=1).sum()
     over = (inside[0] - left, right - inside[2], inside[1] - low, high - inside[3])
     outside = sum(max(0.0, each) for each in over)
     ways = strangers - np.clip(strangers, (left, low), (right, high))

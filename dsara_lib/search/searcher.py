@@ -27,6 +27,7 @@ from ..shapes import Float, Int
 from ..training import Cosine, accuracy, apply_gradients, measure, set_learning_rate, whole_batches
 from .upper_level import ADVERSARIAL, MGDA, SingleObjective, SumOfLosses, UpperLevel
 
+SHIFT = 0.01  # length by which the finite difference of `second_order` moves the weights, as in DARTS
 COLLAPSE_SHARE = 0.5  # more than this share of identities in a cell is called a collapse
 
 
@@ -258,7 +259,7 @@ class Searcher:
         self, images: Tensor, labels: Tensor, weights: Sequence[Tensor], vector: Sequence[Tensor]
     ) -> Float[Tensor, " parameters"]:
         """d2 L_train/(da dw) . vector at `weights`, by central differences of the alphas' gradient; leaves weights shifted."""
-        radius = 0.01 / _flat(vector).norm().clamp_min(1e-12)
+        radius = SHIFT / _flat(vector).norm().clamp_min(1e-12)
         sides = []
         for sign in (1, -1):
             self._set_weights([w + sign * radius * v for w, v in zip(weights, vector, strict=True)])

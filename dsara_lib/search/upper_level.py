@@ -102,7 +102,7 @@ class MGDA:
         scales = torch.tensor(self.loss_scales, dtype=torch.float64, device=jacobian.device)
         if self.scaling == "norm":
             lengths = (scales[:, None] * jacobian.double()).norm(dim=1)
-            scales = scales / lengths.clamp_min(torch.finfo(torch.float64).tiny)
+            scales = scales / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
         elif self.scaling == "loss":
             scales = scales / (scales * losses.double()).clamp_min(torch.finfo(torch.float32).tiny)
         theta, theta_bar = (scales[:, None] * jacobian.double()).unbind()

@@ -1,0 +1,26 @@
+"""The report of a run: one HTML page with everything that its folder holds, and the paper's numbers beside ours.
+
+The page loads nothing and runs nothing; figures are inside it. It is written anew from the run folder alone (`record.py`), so it
+never shows other numbers than the tables there, and a step that has not been run is named. To add a part, write a function in
+`sections.py` and name it in `SECTIONS`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..runs import write_atomically
+from .page import whole_page
+from .record import read
+from .sections import body
+
+
+def write_report(run_folder: str | Path) -> Path:
+    """Write `report.html` into a run folder; its path. Raises FileNotFoundError or WorkbookError where there is no run."""
+    folder = Path(run_folder).resolve()
+    path = folder / "report.html"
+    write_atomically(path, whole_page(f"DSARA workbook: run {folder.name}", body(read(folder))))
+    return path
+
+
+__all__ = ["write_report"]

@@ -1,0 +1,144 @@
+"""What a run folder holds, as far as its steps have been run. A part that is missing is None or empty; a damaged one is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..architecture import Genotype
+from ..engine import History, read_history
+from ..errors import WorkbookError
+from ..evaluation import Evaluation, TransferMatrix, load_evaluation, load_transfer_matrix, read_csv
+from ..runs import read_json
+from ..training import load_card
+
+Part = TypeVar("Part")
+BEST, LAST = "best", "last"
+
+
+@dataclass(kw_only=True)
+class Record:
+    """A run folder, read."""
+
+    name: str
+    card: dict[str, Any]  # run.json
+    environment: dict[str, Any] = field(default_factory=dict)
+    search: History = field(default_factory=History)
+    alphas: dict[str, np.ndarray] = field(default_factory=dict)
+    genotype: Genotype | None = None
+    training: dict[str, History] = field(default_factory=dict)
+    cards: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each network that `evaluation` names
+    white_box: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    transfer: list[dict[str, Any]] = field(default_factory=list)
+    matrix: TransferMatrix | None = None
+    figures: dict[str, Path] = field(default_factory=dict)
+    troubles: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the run was opened with."""
+        return self.card["settings"]
+
+    @property
+    def preset(self) -> dict[str, Any]:
+        """All settings that decide a result."""
+        return self.settings["preset"]
+
+    @property
+    def data(self) -> str:
+        """The data set as the evaluation names it, else as the run was given it."""
+        named = [row["data"] for row in self.white_box] + [card["data"]["name"] for card in self.cards.values()]
+        return str(named[0] if named else self.settings["data"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty before a network is trained."""
+        return next((tuple(map(str, card["data"]["classes"])) for card in self.cards.values()), ())
+
+    @property
+    def chosen_epoch(self) -> int | None:
+        """The epoch of the search whose genotype was taken."""
+        told = re.search(r"epoch (\d+) of \d+$", self.genotype.source if self.genotype else "")
+        return int(told[1]) if told else None
+
+    def row(self, network: str, attack: str) -> dict[str, Any] | None:
+        """The white-box result of a network under an attack."""
+        return next((row for row in self.white_box if row["network"] == network and row["attack"] == attack), None)
+
+
+def read(folder: Path) -> Record:
+    """Read a run folder. Raises FileNotFoundError or WorkbookError where it is none."""
+    card = read_json(folder / "run.json")
+    if not isinstance(card, dict) or not isinstance(card.get("settings"), dict) or "preset" not in card["settings"]:
+        raise WorkbookError(f"{folder.name}/run.json holds no settings of a run")
+    record = Record(name=folder.name, card=card)
+
+    def part(reader: Callable[[], Part], otherwise: Part) -> Part:
+        try:
+            return reader()
+        except FileNotFoundError:
+            return otherwise
+        except (WorkbookError, KeyError, TypeError, ValueError) as error:
+            record.troubles.append(f"{type(error).__name__}: {error}".replace(str(folder), folder.name))
+            return otherwise
+
+    record.environment = part(lambda: dict(read_json(folder / "environment.json")), {})
+    record.search = part(lambda: read_history(folder / "search"), History())
+    record.alphas = part(lambda: arrays(folder / "search" / "alphas.npz"), {})
+    record.genotype = part(lambda: Genotype.load(folder / "search" / "genotype.json"), None)
+    places = sorted((folder / "networks").glob("*"), key=lambda place: (not place.name.startswith("found"), place.name))
+    for place in places:
+        for which in (BEST, LAST):
+            written = part(partial(load_card, place / which), None)
+            if written is not None:
+                record.cards[place.name if which == BEST else f"{place.name}-{LAST}"] = written
+        record.training[place.name] = part(partial(read_history, place), History())
+    evaluation = folder / "evaluation"
+    record.white_box = part(lambda: read_csv(evaluation / "white_box.csv"), [])
+    record.curve = part(lambda: read_csv(evaluation / "accuracy_against_eps.csv"), [])
+    record.transfer = part(lambda: read_csv(evaluation / "transfer.csv"), [])
+    record.evaluations = part(lambda: evaluations(evaluation, record.white_box, record.classes), {})
+    record.matrix = part(lambda: matrix(evaluation, record.transfer), None)
+    record.figures = {path.stem: path for path in sorted((folder / "figures").glob("*.svg"))}
+    return record
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, which holds no objects."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    with np.load(path, allow_pickle=False) as written:
+        return {name: written[name] for name in written.files}
+
+
+def evaluations(folder: Path, rows: list[dict[str, Any]], classes: tuple[str, ...]) -> dict[str, Evaluation]:
+    """The predictions image by image of each network in the table, where they agree with it."""
+    found = {}
+    for network in dict.fromkeys(row["network"] for row in rows):
+        mine = [row for row in rows if row["network"] == network]
+        if not (folder / f"{network}.npz").is_file():
+            continue
+        attacks: dict[str, Mapping[str, Any]] = {row["attack"]: row for row in mine if row["attack"] != "natural"}
+        eps = max((row["eps"] for row in mine), default=0.0)
+        described = {"network": network, "data": mine[0]["data"], "eps": eps, "classes": classes, "attacks": attacks}
+        read = load_evaluation(folder / f"{network}.npz", **described)
+        if {row["attack"]: row["correct"] for row in mine} != {name: int(read.correct(name).sum()) for name in read.predictions}:
+            raise WorkbookError(f"evaluation/{network}.npz and white_box.csv do not tell the same; run notebook 04 again")
+        found[network] = read
+    return found
+
+
+def matrix(folder: Path, rows: list[dict[str, Any]]) -> TransferMatrix | None:
+    """The transfer matrix, where its predictions and its table are there."""
+    if not rows:
+        return None
+    described = {name: rows[0][name] for name in ("attack", "eps", "data")}
+    return load_transfer_matrix(folder / "transfer.npz", **described)

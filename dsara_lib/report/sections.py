@@ -1,0 +1,658 @@
+"""The parts of the report, in the order of the page: each takes the record of a run and returns markup, or says what is missing."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from .. import drawing, paper, plots
+from ..architecture import Blueprint, cost
+from ..data import eps_text
+from ..evaluation import NATURAL, wilson
+from ..presets import PAPER
+from ..runs import describe
+from .page import Markup, interval, join, missing, paragraph, percent, picture, plot, section, table, tag
+from .record import LAST, Record
+
+FOUND, TWIN = "found", "found-natural"
+MAIN_ATTACK = "PGD20"
+NOT_EVALUATED = "not evaluated here"
+UPPER_LEVELS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "SingleObjective": lambda level: f"the {level.get('objective')} loss alone",
+    "SumOfLosses": lambda level: "the sum of natural and adversarial loss",
+    "MGDA": lambda level: "MGDA on natural and adversarial loss",
+}
+
+# -- headline ----------------------------------------------------------------------------------------------------------
+
+
+def headline(record: Record) -> Markup:
+    """What was searched and what came out, in sentences."""
+    settings = record.settings
+    limit = f", {settings.get('limit')} images per class" if settings.get("limit") else ""
+    about = (
+        f"Data {record.data}{limit} · profile {settings.get('profile')} · seed {settings.get('seed')} · linf eps {eps_of(record)}"
+    )
+    made = f"made {record.card.get('created', '')} with dsara_lib {record.card.get('library', '')}"
+    sentences = [*searched(record), *measured(record)]
+    return join(
+        tag("h1", f"Run {record.name}"),
+        paragraph(f"{about} · {made}", class_="soft"),
+        tag("div", *(paragraph(each) for each in sentences), class_="headline"),
+        tiles(record),
+        *(paragraph(f"Could not be read: {each}", class_="warning") for each in record.troubles),
+    )
+
+
+def searched(record: Record) -> Iterator[str]:
+    """What was searched."""
+    search = record.preset["search"]
+    parts = []
+    for stage in search["stages"]:
+        level = stage["upper_level"]
+        told = UPPER_LEVELS.get(level.get("type"), lambda level: str(level.get("type")))(level)
+        parts.append(f"{plural(stage['epochs'], 'epoch')} in which the alphas follow {told}")
+    size = f"a supernet of {search['num_cells']} cells and {search['channels']} channels"
+    wanted = sum(stage["epochs"] for stage in search["stages"])
+    done = len(record.search.epochs)
+    if not done:
+        yield f"The search on {record.data} has not been run yet; planned is {size} with {', then '.join(parts)}."
+        return
+    yield f"An architecture was searched on {record.data} in {size}: {', then '.join(parts)}. Seed {record.settings['seed']}." + (
+        f" So far {done} of the {wanted} epochs are done." if done < wanted else ""
+    )
+    if record.chosen_epoch:
+        yield f"Of the {wanted} epochs' architectures that of epoch {record.chosen_epoch} was taken."
+
+
+def measured(record: Record) -> Iterator[str]:
+    """What the found network is worth, against chance and against its naturally trained twin."""
+    natural, robust = record.row(FOUND, NATURAL), record.row(FOUND, MAIN_ATTACK)
+    if natural is None or robust is None:
+        yield "The found network has not been evaluated yet."
+        return
+    card = record.cards.get(FOUND, {})
+    if card:
+        training, size = card["training"], card["blueprint"]
+        yield (
+            f"Retrained as a network of {size['num_cells']} cells and {size['channels']} channels for "
+            f"{plural(training['epochs'], 'epoch')} on adversarial images (eps {eps_text(training['attack']['eps'])}), "
+            f"with the weights of epoch {card['epoch']}, the best on held-out images,"
+            f" the found network is right on {told(natural)} of the {natural['images']:,} test images as they are, and on "
+            f"{told(robust)} of them under {with_eps(robust)}. In brackets: Wilson intervals at 95 %."
+        )
+    if record.classes:
+        yield against_chance(robust, 1 / len(record.classes))
+    twin, twin_natural = record.row(TWIN, MAIN_ATTACK), record.row(TWIN, NATURAL)
+    if twin is not None and twin_natural is not None:
+        yield (
+            f"The same architecture trained on natural images only is right on {told(twin_natural)} of them as they are and on "
+            f"{told(twin)} under {with_eps(twin)}: {compared(robust, twin)}."
+        )
+
+
+def against_chance(row: Mapping[str, Any], chance: float) -> str:
+    """Where an interval lies from guessing."""
+    guessing = f"Guessing would be right on {percent(chance)}"
+    if row["low"] > chance:
+        return f"{guessing}; the interval under {with_eps(row)} lies above that."
+    return f"{guessing}; the interval under {with_eps(row)} does not lie above that, so no robustness is shown."
+
+
+def compared(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """How adversarial training changed the accuracy, and whether so many images can tell."""
+    points = 100 * (one["accuracy"] - other["accuracy"])
+    apart = one["low"] > other["high"] or other["low"] > one["high"]
+    sure = "the intervals are apart" if apart else "the intervals overlap, so these images do not tell the two apart"
+    return f"adversarial training changes that by {points:+.1f} points; {sure}"
+
+
+def tiles(record: Record) -> Markup | None:
+    """The headline's numbers, large."""
+    shown = []
+    for network, attack, words in (
+        (FOUND, NATURAL, "found, natural images"),
+        (FOUND, MAIN_ATTACK, "found, {}"),
+        (TWIN, MAIN_ATTACK, "naturally trained twin, {}"),
+    ):
+        row = record.row(network, attack)
+        if row is not None:
+            small = f"95 %: {interval(row['low'], row['high'])}, n = {row['images']:,}"
+            shown.append(
+                tag("div", tag("b", percent(row["accuracy"])), words.format(with_eps(row)), tag("span", small), class_="tile")
+            )
+    if shown and record.classes:
+        many = f"{len(record.classes)} classes"
+        shown.append(tag("div", tag("b", percent(1 / len(record.classes))), "chance", tag("span", many), class_="tile"))
+    return tag("div", *shown, class_="tiles") if shown else None
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
+
+
+def the_search(record: Record) -> Markup:
+    """Curves of the search and the alphas."""
+    steps, epochs, notebook = record.search.steps, record.search.epochs, "notebook 02 (search)"
+    if not epochs:
+        return missing("the search", notebook)
+    pieces = [
+        plot(plots.search_losses(steps, epochs), losses_told(epochs)),
+        plot(plots.validation(epochs, record.chosen_epoch), scores_told(record)),
+        plot(plots.entropy(epochs, num_operations(record)), entropy_told(epochs, num_operations(record))),
+        plot(plots.gamma_and_cosine(steps), conflict_told(steps)),
+    ]
+    whole = [missing("the alphas", notebook)]
+    if record.alphas:
+        caption = "How the weight of each operation grew or fell, by kind of cell."
+        whole = [plot(plots.alpha_lines(record.alphas, epochs), caption)]
+        epoch = -1 if record.chosen_epoch is None else record.chosen_epoch
+        which = "the last epoch" if record.chosen_epoch is None else f"epoch {record.chosen_epoch}, whose architecture was taken"
+        whole.append(plot(plots.alpha_heatmaps(record.alphas, epoch), f"Softmaxed alphas after {which}; framed: the kept edges."))
+    return join(tag("div", *pieces, class_="pair"), *whole)
+
+
+def num_operations(record: Record) -> int:
+    """Candidates on an edge."""
+    return len(record.preset["search"]["space"]["operations"])
+
+
+def losses_told(epochs: Sequence[Mapping[str, Any]]) -> str:
+    """How far the weights' loss fell."""
+    key = "train/adversarial_loss"
+    first, last = epochs[0].get(key), epochs[-1].get(key)
+    if first is None or last is None:
+        return "Losses of the search."
+    return (
+        f"Losses of the search. The weights' adversarial loss went from {first:.2f} in the first epoch to {last:.2f} in the last."
+    )
+
+
+def scores_told(record: Record) -> str:
+    """The chosen epoch's scores on the alphas' half."""
+    chosen = next((each for each in record.search.epochs if each["epoch"] == record.chosen_epoch), record.search.epochs[-1])
+    scores = [
+        f"{kind} {percent(chosen[key])}" for kind in (NATURAL, "adversarial") if (key := f"validation/{kind}_accuracy") in chosen
+    ]
+    eps = eps_text(record.preset["search"]["attack"]["eps"])
+    return f"What the choice rests on. Supernet in epoch {chosen['epoch']}: {', '.join(scores)} (the search's attack, eps {eps})."
+
+
+def entropy_told(epochs: Sequence[Mapping[str, Any]], operations: int) -> str:
+    """How decided the alphas are."""
+    last = {key.removeprefix("entropy/"): value for key, value in epochs[-1].items() if key.startswith("entropy/")}
+    ends = ", ".join(f"{kind} {value:.3f}" for kind, value in last.items())
+    return f"Entropy of the alphas at the end: {ends} nats per edge, of {math.log(operations):.3f} where nothing is decided."
+
+
+def conflict_told(steps: Sequence[Mapping[str, Any]]) -> str:
+    """How often the objectives pulled apart."""
+    cosines = [step["gradient_cosine"] for step in steps if step.get("gradient_cosine") is not None]
+    gammas = [step["gamma"] for step in steps if step.get("gamma") is not None]
+    if not cosines or not gammas:
+        return "No stage of this search weighed two objectives."
+    against = sum(cosine < 0 for cosine in cosines)
+    return (
+        f"The stage with two objectives: mean gamma (weight of the natural one) {sum(gammas) / len(gammas):.2f}; "
+        f"the gradients were in conflict in {against} of {len(cosines)} steps."
+    )
+
+
+def cells(record: Record) -> Markup:
+    """The three cell graphs."""
+    genotype = record.genotype
+    if genotype is None:
+        return missing("the architecture", "notebook 02 (search)")
+    drawn = []
+    for kind in genotype.cells:
+        operations = [edge.operation for node in genotype.cells[kind] for edge in node]
+        counts = ", ".join(f"{operations.count(name)} {name}" for name in dict.fromkeys(operations))
+        caption = f"{kind.capitalize()} cell: {counts}."
+        drawn.append(picture(drawing.cell_svg(genotype, kind).encode(), "image/svg+xml", caption))
+    words = "An edge is as wide as the softmaxed alpha it was kept with." if genotype.strengths else ""
+    return join(paragraph(f"Inputs k-2 and k-1 are the outputs of the two cells before, k is the output. {words}"), *drawn)
+
+
+# -- training and evaluation -------------------------------------------------------------------------------------------
+
+
+def training(record: Record) -> Markup:
+    """Curves of each network; the found one open, the others folded."""
+    trained = {name: history for name, history in record.training.items() if history.epochs}
+    if not trained:
+        return missing("the retraining", "notebook 03 (retrain)")
+    pieces: list[Markup] = []
+    for name, history in trained.items():
+        best = next((each for each in history.epochs if each["epoch"] == history.epochs[-1].get("best_epoch")), history.epochs[-1])
+        eps = eps_text(record.preset["training"]["held_out_attack"]["eps"])
+        scores = [f"{k} {percent(best[key])}" for k in (NATURAL, "adversarial") if (key := f"validation/{k}_accuracy") in best]
+        caption = f"{name}: best of {len(history.epochs)} epochs is {best['epoch']}; held out: {', '.join(scores)} (eps {eps})."
+        figure = plot(plots.training_curves(history.epochs), caption)
+        pieces.append(figure if not pieces else tag("details", tag("summary", f"{name}: training curves"), figure))
+    return join(*pieces)
+
+
+def white_box(record: Record) -> Markup:
+    """Each network under each attack."""
+    rows = record.white_box
+    if not rows:
+        return missing("the white-box evaluation", "notebook 04 (white-box attacks)")
+    attacks = {row["attack"]: row for row in rows}
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    head = ["network", "weights", *(attack_head(row) for row in attacks.values())]
+    worst = bool(record.evaluations)
+    if worst:
+        strongest = max(row["eps"] for row in rows)
+        head.append(join("all attacks", tag("small", f"right under each, eps {eps_text(strongest)}")))
+    body = []
+    for network in networks:
+        cells = [accuracy_cell(record.row(network, attack)) for attack in attacks]
+        if worst:
+            cells.append(worst_case_cell(record, network))
+        body.append([network, tag("td", weights_told(record, network), class_="text"), *cells])
+    about = (
+        f"Accuracy with Wilson intervals at 95 %, data {record.data}, {images_told(rows)}; each attack made on the network itself."
+    )
+    pieces = [table(head, body, about=about, classes=["ours" if name == FOUND else "" for name in networks])]
+    pieces.append(paragraph(order_told(record, networks, list(attacks))))
+    if record.evaluations and record.classes:
+        best = [record.evaluations[name] for name in networks if name in record.evaluations]
+        caption = f"Accuracy by attack, {data_and_eps(record)}; bars are Wilson intervals at 95 %."
+        pieces.append(plot(plots.accuracy_by_attack(best), caption))
+    return join(*pieces)
+
+
+def attack_head(row: Mapping[str, Any]) -> Markup:
+    """An attack with its settings, as a column's head."""
+    if row["attack"] == NATURAL:
+        return join(NATURAL, tag("small", "eps 0"))
+    steps = "" if row.get("steps") is None else f", {row['steps']} steps of {eps_text(row['step_size'])}"
+    return join(row["attack"], tag("small", f"eps {eps_text(row['eps'])}{steps}"))
+
+
+def accuracy_cell(row: Mapping[str, Any] | None) -> Markup:
+    """An accuracy with its interval."""
+    if row is None:
+        return tag("td", NOT_EVALUATED)
+    return tag("td", percent(row["accuracy"]), tag("small", interval(row["low"], row["high"])))
+
+
+def worst_case_cell(record: Record, network: str) -> Markup:
+    """Right under every attack of the table, image by image."""
+    evaluation = record.evaluations.get(network)
+    if evaluation is None:
+        return tag("td", NOT_EVALUATED)
+    right = evaluation.worst_case()
+    low, high = wilson(int(right.sum()), len(right))
+    return tag("td", percent(int(right.sum()) / len(right)), tag("small", interval(low, high)))
+
+
+def weights_told(record: Record, network: str) -> str:
+    """Which epoch's weights a network has."""
+    card = record.cards.get(network)
+    if card is None:
+        return ""
+    return f"{'last' if network.endswith(f'-{LAST}') else 'best'}, epoch {card['epoch']}"
+
+
+def order_told(record: Record, networks: Sequence[str], attacks: Sequence[str]) -> str:
+    """Whether stronger attacks leave less."""
+    wrong = []
+    for network in networks:
+        rows = [row for attack in attacks if (row := record.row(network, attack)) is not None]
+        wrong += [
+            f"{network} is right more often under {after['attack']} than under {before['attack']}"
+            for before, after in pairwise(rows)
+            if after["correct"] > before["correct"]
+        ]
+    if not wrong:
+        return f"Check: on every network accuracy falls or stays from {' to '.join(attacks)}, as it should."
+    return f"Check failed: {'; '.join(wrong)}. A stronger attack should leave fewer images right, up to a few by chance."
+
+
+def against_eps(record: Record) -> Markup:
+    """Accuracy as the ball grows."""
+    rows = record.curve
+    if not rows:
+        return missing("accuracy against eps", "notebook 04 (white-box attacks)")
+    training_eps = record.preset["training"]["attack"]["eps"] if record.preset["training"].get("attack") else None
+    chance = 1 / len(record.classes) if record.classes else None
+    largest = max(row["eps"] for row in rows)
+    ends = ", ".join(f"{row['network']} {percent(row['accuracy'])}" for row in rows if row["eps"] == largest)
+    caption = f"At eps {eps_text(largest)} are left: {ends}; {record.data}, {images_told(rows)}."
+    sizes = sorted({row["eps"] for row in rows})
+    head = ["network", *(f"eps {eps_text(eps)}" for eps in sizes)]
+    body = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        at = {row["eps"]: row for row in rows if row["network"] == network}
+        body.append([network, *(accuracy_cell(at.get(eps)) for eps in sizes)])
+    words = "A curve that falls to nothing shows that the attack works; one that levels off would hint at masked gradients."
+    attack = next((row["attack"] for row in rows if row["attack"] != NATURAL), "")
+    about = f"Accuracy under {attack} with 95 % intervals, {record.data}, {images_told(rows)}."
+    return join(
+        plot(plots.accuracy_against_eps(rows, training_eps, chance), caption), paragraph(words), table(head, body, about=about)
+    )
+
+
+def examples(record: Record) -> Markup:
+    """The figures of adversarial images that notebook 04 drew."""
+    drawn = [path for name, path in record.figures.items() if name.startswith("adversarial_examples")]
+    if not drawn:
+        return missing("adversarial examples", "notebook 04 (white-box attacks)")
+    pieces = []
+    for path in sorted(drawn, key=lambda path: (len(path.stem), path.stem)):
+        network = path.stem.removeprefix("adversarial_examples").strip("_") or FOUND
+        caption = f"Test images, what {MAIN_ATTACK} with eps {eps_of(record)} adds (enlarged), and both together, with {network}'s answers."
+        pieces.append(picture(path.read_bytes(), "image/svg+xml", caption, width=780))
+    return join(*pieces)
+
+
+def transfer(record: Record) -> Markup:
+    """Every network attacked with every other's images."""
+    rows = record.transfer
+    if not rows:
+        return missing("the black-box evaluation", "notebook 05 (black-box attacks)")
+    sources, targets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("source", "target"))
+    by_pair = {(row["source"], row["target"]): row for row in rows}
+    body = [[source, *(pair_cell(by_pair.get((source, target)), source == target) for target in targets)] for source in sources]
+    about = f"Accuracy of the target (column) on images attacked on the source (row): {with_eps(rows[0])}, data {record.data}, " + (
+        f"{images_told(rows)}; framed: white box."
+    )
+    pieces = [table(["source \\ target", *targets], body, about=about)]
+    if record.matrix is not None:
+        caption = f"The same as a picture; {with_eps(rows[0])}, {record.data}."
+        pieces.append(plot(plots.transfer_matrix(record.matrix), caption))
+    pieces.append(tag("ul", *(tag("li", each) for each in gaps(by_pair))))
+    return join(*pieces)
+
+
+def pair_cell(row: Mapping[str, Any] | None, same: bool) -> Markup:
+    """The accuracy of a pair; framed where source and target are one."""
+    inner = accuracy_cell(row)
+    return Markup(inner.replace("<td>", '<td class="same">', 1)) if same else inner
+
+
+def gaps(by_pair: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
+    """As Section 6.2: in each pair, who fools whom more often."""
+    done = set()
+    for (source, target), row in by_pair.items():
+        back = by_pair.get((target, source))
+        if source == target or back is None or (target, source) in done:
+            continue
+        done.add((source, target))
+        forth, other = (1 - each["accuracy"] for each in (row, back))
+        yield (
+            f"{source} → {target}: success rate {percent(forth)}; {target} → {source}: {percent(other)}; "
+            f"gap {abs(100 * (forth - other)):.1f} points (eps {eps_text(row['eps'])})."
+        )
+
+
+def pareto(record: Record) -> Markup:
+    """Natural against robust accuracy, the paper's points hollow and ours filled."""
+    points = pareto_points(record)
+    if not points:
+        return missing("natural and robust accuracy", "notebook 04 (white-box attacks)")
+    data = points[0]["data"]
+    theirs = paper.pareto_points(data if data in paper.DATA.values() else "CIFAR-10")
+    caption = f"Hollow: reported in the paper ({theirs[0]['data']}, eps 8/255). Filled: measured here ({made_with(record)}). "
+    caption += "Not comparable across panels." if theirs[0]["data"] != data else comparable(record)
+    return plot(plots.pareto(points, theirs, MAIN_ATTACK, f"measured here, profile {record.settings['profile']}"), caption)
+
+
+def pareto_points(record: Record) -> list[dict[str, Any]]:
+    """Our networks as `plots.pareto` takes them."""
+    points = []
+    for network in dict.fromkeys(row["network"] for row in record.white_box):
+        natural, robust = record.row(network, NATURAL), record.row(network, MAIN_ATTACK)
+        if natural is not None and robust is not None:
+            data = paper.DATA.get(natural["data"], natural["data"])
+            points.append({"network": network, "data": data, "natural": natural["accuracy"], "robust": robust["accuracy"]})
+    return points
+
+
+# -- beside the paper --------------------------------------------------------------------------------------------------
+
+
+def beside_the_paper(record: Record) -> Markup:
+    """Tables 1 and 2 with our rows, and what the paper's text gets wrong."""
+    slips = tag("ul", *(tag("li", slip) for slip in paper.SLIPS))
+    return join(
+        paragraph(tag("strong", comparable(record))),
+        first_table(record),
+        second_table(record),
+        tag("details", tag("summary", "Known slips of the paper"), slips),
+    )
+
+
+def comparable(record: Record) -> str:
+    """Whether ours may be held against the paper's, said plainly."""
+    ours, where = made_with(record), "the paper's are on CIFAR-10 with 10,000 test images, 200 epochs and eps 8/255"
+    if record.data != "cifar10":
+        return f"The rows measured here ({ours}) are not comparable with the paper's: {where}."
+    differing = len(differing_settings(record))
+    limited = f", only {record.settings['limit']} images per class" if record.settings.get("limit") else ""
+    if differing or limited:
+        return f"Same data, other conditions: ours are {ours}{limited} with {differing} settings that differ (below); {where}."
+    return f"Measured here with the paper's settings: {ours}."
+
+
+def made_with(record: Record) -> str:
+    """Data, profile, epochs, attack radius and images of our numbers."""
+    epochs = plural(record.preset["training"]["epochs"], "epoch")
+    parts = [f"data {record.data}", f"profile {record.settings['profile']}", epochs, f"eps {eps_of(record)}"]
+    return ", ".join([*parts, *([images_told(record.white_box)] if record.white_box else [])])
+
+
+def first_table(record: Record) -> Markup:
+    """Table 1."""
+    columns = list(paper.COLUMNS)
+    head = ["network", "numbers are", "params", "FLOPs", *columns]
+    body, classes = [], []
+    for row in paper.table1():
+        numbers = [f"{row[key]:.2f} %" for key in paper.COLUMNS.values()]
+        conditions = tag("td", "the paper's", tag("small", "CIFAR-10, eps 8/255"), class_="text")
+        body.append([row["model"], conditions, row["params"], row["flops"], *numbers])
+        classes.append("")
+    for network in dict.fromkeys(row["network"] for row in record.white_box):
+        size = counted(record, network)
+        cells: list[Any] = [accuracy_cell(record.row(network, name)) for name in columns]
+        images, eps = images_told(record.white_box), eps_of(record)
+        small = f"{record.data}, {record.settings['profile']}, {epochs_of(record, network)}, eps {eps}, {images}"
+        body.append([network, tag("td", "measured here", tag("small", small), class_="text"), *size, *cells])
+        classes.append("ours")
+    about = "Table 1 of the paper (white-box, CIFAR-10, linf eps 8/255) and below it, shaded, what was measured here."
+    pieces = [table(head, body, about=about, classes=classes)]
+    if not record.white_box:
+        pieces.append(missing("the white-box evaluation", "notebook 04 (white-box attacks)"))
+    return join(*pieces)
+
+
+def epochs_of(record: Record, network: str) -> str:
+    """How long a network was trained, and on what."""
+    card = record.cards.get(network)
+    if card is None:
+        return "epochs unknown"
+    kind = "adversarial" if card["training"].get("attack") else "natural"
+    return f"{plural(card['training']['epochs'], kind + ' epoch')}"
+
+
+def counted(record: Record, network: str) -> tuple[str, str]:
+    """Parameters and FLOPs of a network in the convention of Table 1."""
+    card = record.cards.get(network)
+    if card is None:
+        return "", ""
+    blueprint = Blueprint.from_dict(card["blueprint"], network)
+    with torch.device("meta"):
+        built = blueprint.build()
+    size = card["data"].get("image_size")
+    if size is None:
+        return amount(sum(p.numel() for p in built.parameters())), ""
+    cost_of = cost(built, int(size), blueprint.in_channels)
+    return amount(cost_of.parameters), amount(cost_of.table1_flops)
+
+
+def amount(number: int) -> str:
+    """As in Table 1: 4.5M, 668.53M, 1.27G; small ones in thousands."""
+    for unit, letter in ((1e9, "G"), (1e6, "M")):
+        if number >= unit:
+            return f"{number / unit:.2f}{letter}"
+    return f"{number / 1e3:.1f}k"
+
+
+def second_table(record: Record) -> Markup:
+    """Table 2, theirs and ours."""
+    sources, targets, percents = paper.transfer_table()
+    body = [
+        [
+            source,
+            *(
+                tag("td", f"{value:.2f} %", class_="same" if source == target else None)
+                for target, value in zip(targets, row, strict=True)
+            ),
+        ]
+        for source, row in zip(sources, percents, strict=True)
+    ]
+    about = "Table 2 of the paper: accuracy of the target (column) on PGD20 images of the source (row), CIFAR-10, eps 8/255."
+    words = "Ours in the same layout stands above under Black-box attacks."
+    ours = paragraph(words) if record.transfer else missing("the black-box evaluation", "notebook 05 (black-box attacks)")
+    return join(table(["source \\ target", *targets], body, about=about), ours)
+
+
+# -- how it was made ---------------------------------------------------------------------------------------------------
+
+
+def settings(record: Record) -> Markup:
+    """What differs from the paper's settings."""
+    rows = differing_settings(record)
+    if not rows:
+        return paragraph("Search and retraining have the paper's settings throughout.")
+    cells = [[name, tag("td", ours, class_="text"), tag("td", theirs, class_="text")] for name, ours, theirs in rows]
+    about = f"{plural(len(rows), 'setting')} of {count_settings(record.preset)} differ from the paper's (profile paper)."
+    words = "All other settings are the paper's. Lengths are for images in [0, 1]; they grow in proportion to the data set's eps."
+    return join(paragraph(words), table(["setting", "here", "paper"], cells, about=about))
+
+
+def differing_settings(record: Record) -> list[tuple[str, str, str]]:
+    """Name as `--set` takes it, ours, the paper's."""
+    ours, theirs = flat(record.preset), flat(describe(PAPER))
+    names = [name for name in dict.fromkeys([*theirs, *ours]) if name not in ("name", "about", "type", "threads")]
+    return [
+        (name, value_text(name, ours.get(name, "")), value_text(name, theirs.get(name, "")))
+        for name in names
+        if ours.get(name, "") != theirs.get(name, "")
+    ]
+
+
+def count_settings(preset: Mapping[str, Any]) -> int:
+    """How many there are."""
+    return len(flat(preset))
+
+
+def flat(value: Any, at: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names; lists of plain values stay whole."""
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        value = {str(index): each for index, each in enumerate(value)}
+    if not isinstance(value, dict):
+        return {at: value}
+    found: dict[str, Any] = {}
+    for key, each in value.items():
+        found |= flat(each, f"{at}.{key}" if at else str(key))
+    return found
+
+
+def value_text(name: str, value: Any) -> str:
+    """A setting's value; radii and steps in the fractions that people use."""
+    if name.endswith(("eps", "step_size")) and isinstance(value, float) and 0 <= value <= 1:
+        return eps_text(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return {None: "none", True: "yes", False: "no"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def repeat(record: Record) -> Markup:
+    """The command, and what it ran on."""
+    given = record.settings
+    parts = ["python3", "workbook.py", "run", "--run", record.name, "--profile", given["profile"], "--data", given["data"]]
+    parts += ["--seed", str(given["seed"])]
+    parts += ["--limit", str(given["limit"])] if given.get("limit") else []
+    parts += ["--set", given["changes"]] if given.get("changes") else []
+    words = "Called again, it goes on where it stopped; under another run name it starts anew, on the CPU with the same bits."
+    hint = "The path after folder: is as seen from the folder of all runs." if str(given["data"]).startswith("folder:") else None
+    rows = [[key, tag("td", text_of(value), class_="text")] for key, value in record.environment.items()]
+    about = "Environment in which the run was opened."
+    environment = table(["what", "version"], rows, about=about) if rows else missing("environment.json", "the run's first step")
+    return join(tag("pre", shlex.join(map(str, parts))), paragraph(words), paragraph(hint) if hint else None, environment)
+
+
+def text_of(value: Any) -> str:
+    """A value of the environment."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+# -- words that several parts use --------------------------------------------------------------------------------------
+
+
+def eps_of(record: Record) -> str:
+    """The radius of this run's evaluation."""
+    return eps_text(record.settings["eps"])
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """An accuracy with its interval, in a sentence."""
+    return f"{percent(row['accuracy'])} ({interval(row['low'], row['high'])})"
+
+
+def with_eps(row: Mapping[str, Any]) -> str:
+    """An attack with its radius; natural images have none."""
+    return NATURAL if row["attack"] == NATURAL else f"{row['attack']} with eps {eps_text(row['eps'])}"
+
+
+def images_told(rows: Sequence[Mapping[str, Any]]) -> str:
+    """On how many images numbers stand."""
+    counts = sorted({row["images"] for row in rows})
+    return f"{' or '.join(f'{count:,}' for count in counts)} test images"
+
+
+def data_and_eps(record: Record) -> str:
+    """Data and radius, for captions."""
+    return f"{record.data}, eps {eps_of(record)}"
+
+
+def plural(count: Any, noun: str) -> str:
+    """'1 epoch', '3 epochs'."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Record], Markup]]] = {
+    "settings": ("Settings that differ from the paper's", settings),
+    "search": ("Search", the_search),
+    "cells": ("The found cells", cells),
+    "training": ("Retraining", training),
+    "white-box": ("White-box attacks", white_box),
+    "eps": ("Accuracy against eps", against_eps),
+    "examples": ("Adversarial examples", examples),
+    "black-box": ("Black-box attacks", transfer),
+    "pareto": ("Natural against robust accuracy", pareto),
+    "paper": ("Beside the paper's tables", beside_the_paper),
+    "repeat": ("How to repeat it", repeat),
+}
+
+
+def body(record: Record) -> Markup:
+    """All parts; one that the run's files do not allow says so and leaves the others standing."""
+    pieces = []
+    for name, (title, write) in SECTIONS.items():
+        try:
+            content = write(record)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            words = f"This part could not be made from the run's files ({type(error).__name__}: {error})."
+            content = paragraph(words, class_="warning")
+        pieces.append(section(name, title, content))
+    links = tag("ul", *(tag("li", tag("a", title, href=f"#{name}")) for name, (title, _) in SECTIONS.items()))
+    return join(tag("header", headline(record)), tag("nav", links, aria_label="Contents"), tag("main", *pieces))

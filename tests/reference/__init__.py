@@ -1,0 +1,1 @@
+"""Plain versions of what the library computes fast: what the fast ones must equal."""

@@ -1,0 +1,712 @@
+"""The two-stage search: what each level sees and changes, the weighing of gradients, and that it can be stopped anywhere."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+from toys import ATTACK, SEARCH, SPACE, Noting, bits, numbers, toy_data
+
+from dsara_lib.architecture import Genotype
+from dsara_lib.attacks import PGD
+from dsara_lib.engine import read_history, run_epochs
+from dsara_lib.errors import WorkbookError
+from dsara_lib.runs import Checkpoints
+from dsara_lib.search import (
+    MGDA,
+    STRATEGIES,
+    SearchConfig,
+    Searcher,
+    Selection,
+    SingleObjective,
+    Stage,
+    SumOfLosses,
+    make_strategy,
+)
+from dsara_lib.search import searcher as module
+from dsara_lib.search.searcher import collapse
+from dsara_lib.search.upper_level import ADVERSARIAL, NATURAL, min_norm_weight
+
+DATA = toy_data()
+BOTH = replace(SEARCH, stages=(Stage(epochs=2, upper_level=MGDA(), architecture_lr=0.02),))
+NO_ATTACK = PGD(eps=0.0, step_size=0.0, steps=1)  # what it makes are the images themselves, so that formulas are exact
+Batch = tuple[Tensor, Tensor]
+
+
+def search(config: SearchConfig = SEARCH, seed: int = 0) -> Searcher:
+    return Searcher(DATA, config, seed=seed)
+
+
+def batch(start: int, dtype: torch.dtype = torch.float32) -> Batch:
+    chosen = slice(start, start + SEARCH.batch_size)
+    return DATA.train.images[chosen].to(dtype) / 255, DATA.train.labels[chosen]
+
+
+def flat(tensors: Any) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def exact(searcher: Searcher) -> Searcher:
+    """The same in float64."""
+    searcher.supernet.double()
+    return searcher
+
+
+def weights_of(searcher: Searcher) -> Any:
+    return bits([*searcher.supernet.weights()])
+
+
+def alphas_of(searcher: Searcher) -> Any:
+    return bits([*searcher.supernet.alphas.values()])
+
+
+def statistics_of(searcher: Searcher) -> Any:
+    return bits([*searcher.supernet.buffers()])
+
+
+# -------------------------------------------------------------------------------------------------- what each level sees
+
+
+def test_the_halves_are_disjoint_and_stratified_and_validation_is_of_the_alphas_half():
+    searcher = search()
+    weights, alphas = numbers(searcher.weights_half.images), numbers(searcher.alphas_half.images)
+    assert sorted(weights + alphas) == list(range(24))
+    assert searcher.weights_half.labels.bincount().tolist() == searcher.alphas_half.labels.bincount().tolist() == [4] * 3
+    validation = numbers(searcher.validation.images)
+    assert len(validation) == len(set(validation)) == SEARCH.validation_images and set(validation) < set(alphas)
+
+
+def test_over_an_epoch_each_image_of_each_half_is_seen_once_by_its_own_level_in_new_order(monkeypatch):
+    searcher, step = search(), Noting(lambda *batches: [numbers(images) for images, _ in batches])
+    monkeypatch.setattr(searcher, "step", step)
+    for _ in range(2):
+        assert len(list(searcher.run_epoch())) == searcher.num_batches == 2
+    for level, half in enumerate((searcher.weights_half, searcher.alphas_half)):
+        first, second = ([n for seen in epoch for n in seen[level]] for epoch in (step.noted[:2], step.noted[2:]))
+        assert sorted(first) == sorted(second) == sorted(numbers(half.images))
+        assert first != second
+
+
+@pytest.mark.parametrize(("alphas_first", "expected"), [(False, "wa"), (True, "aw")])
+def test_a_step_takes_the_weights_first_unless_told_otherwise(monkeypatch, alphas_first, expected):
+    searcher, order = search(replace(SEARCH, alphas_first=alphas_first)), ""
+    batches = batch(0), batch(6)
+
+    def step_weights(images: Tensor, labels: Tensor) -> dict[str, Any]:
+        nonlocal order
+        order += "w"
+        assert numbers(images) == numbers(batches[0][0])
+        return {"w": 1}
+
+    def step_architecture(images: Tensor, labels: Tensor, weights_batch: Batch) -> dict[str, Any]:
+        nonlocal order
+        order += "a"
+        assert numbers(images) == numbers(batches[1][0]) and numbers(weights_batch[0]) == numbers(batches[0][0])
+        return {"a": 1}
+
+    monkeypatch.setattr(searcher, "step_weights", step_weights)
+    monkeypatch.setattr(searcher, "step_architecture", step_architecture)
+    assert searcher.step(*batches) == {"w": 1, "a": 1}
+    assert order == expected
+
+
+def test_images_are_augmented_as_the_data_set_says():
+    flipping, still = Searcher(DATA, SEARCH), Searcher(replace(DATA, flip=False, crop_padding=1), SEARCH)
+    assert (flipping.augmentation.flip, flipping.augmentation.crop_padding) == (True, 0)
+    assert (still.augmentation.flip, still.augmentation.crop_padding) == (False, 1)
+
+
+# ----------------------------------------------------------------------------------------------- what each level changes
+
+
+@pytest.mark.parametrize("second_order", [False, True], ids=["first order", "second order"])
+def test_each_level_changes_its_own_parameters_and_leaves_no_gradient(second_order):
+    searcher = search(replace(BOTH, second_order=second_order))
+    weights, alphas = weights_of(searcher), alphas_of(searcher)
+    searcher.step_weights(*batch(0))
+    assert alphas_of(searcher) == alphas and weights_of(searcher) != weights
+    weights = weights_of(searcher)
+    searcher.step_architecture(*batch(6), batch(0))
+    assert weights_of(searcher) == weights and alphas_of(searcher) != alphas
+    assert all(old != new for old, new in zip(alphas, alphas_of(searcher), strict=True)), "a kind of cell is left out"
+    assert all(p.grad is None and p.requires_grad for p in searcher.supernet.parameters())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spied(PGD):
+    """PGD that notes whether crafting changes the supernet, and in which mode it finds it."""
+
+    def __call__(self, model, images, labels, generator=None, noise=None):
+        before = bits(model.state_dict()), model.training
+        attacked = super().__call__(model, images, labels, generator, noise)
+        NOTES.append(before == (bits(model.state_dict()), model.training))
+        return attacked
+
+
+NOTES: list[bool] = []
+
+
+def test_crafting_does_not_move_batch_norm_but_each_loss_does_once():
+    NOTES.clear()
+    searcher = search(replace(BOTH, attack=Spied(eps=0.1, step_size=0.1, steps=2)))
+    before = statistics_of(searcher)
+    searcher.step_weights(*batch(0))
+    assert statistics_of(searcher) != before
+    searcher.step_architecture(*batch(6), batch(0))
+    assert NOTES == [True, True]
+    buffers = searcher.supernet.named_buffers()
+    assert {int(value) for name, value in buffers if name.endswith("num_batches_tracked")} == {3}  # 1 + 2 objectives
+
+
+def plain_steps(searcher: Searcher, steps: int) -> None:
+    """Algorithms 2 and 3 written a second time, with `backward`, SGD and Adam spelt out, on the same supernet."""
+    net, config = searcher.supernet, searcher.config
+    weights, alphas = list(net.weights()), list(net.alphas.values())
+    velocity = [torch.zeros_like(w) for w in weights]
+    first, second = ([torch.zeros_like(a) for a in alphas] for _ in range(2))
+
+    def gradients(images: Tensor, labels: Tensor, parameters: list[Any]) -> list[Tensor]:
+        net.train()
+        net.zero_grad()
+        F.cross_entropy(net(images), labels).backward()
+        found = [parameter.grad.clone() for parameter in parameters]
+        net.zero_grad()
+        return found
+
+    for step in range(1, steps + 1):
+        images, labels = batch(0, torch.float64)
+        found = gradients(config.attack(net, images, labels, searcher.noise_from), labels, weights)
+        length = flat(found).norm()
+        clip = min(1.0, config.gradient_clip / (length.item() + 1e-6))
+        with torch.no_grad():
+            for w, g, v in zip(weights, found, velocity, strict=True):
+                v.mul_(0.9).add_(clip * g + 3e-4 * w)
+                w.sub_(0.025 * v)
+        images, labels = batch(6, torch.float64)
+        theta = gradients(images, labels, alphas)
+        theta_bar = gradients(config.attack(net, images, labels, searcher.noise_from), labels, alphas)
+        one, other = flat(theta).double(), flat(theta_bar).double()
+        gamma = ((other - one) @ other / (one - other).square().sum()).clamp(0, 1).item()
+        with torch.no_grad():
+            for a, t, b, m, s in zip(alphas, theta, theta_bar, first, second, strict=True):
+                g = gamma * t + (1 - gamma) * b + 1e-3 * a
+                m.mul_(0.5).add_(0.5 * g)
+                s.mul_(0.999).add_(0.001 * g * g)
+                a.sub_(3e-4 * (m / (1 - 0.5**step)) / ((s / (1 - 0.999**step)).sqrt() + 1e-8))
+
+
+def test_steps_equal_the_algorithms_written_a_second_way():
+    stage = Stage(epochs=1, upper_level=MGDA(), architecture_lr=3e-4)
+    # In float64, because Adam turns the rounding of a small gradient into a large step.
+    searcher, plain = (exact(search(replace(SEARCH, stages=(stage,)))) for _ in range(2))
+    for _ in range(2):
+        searcher.step(batch(0, torch.float64), batch(6, torch.float64))
+    plain_steps(plain, 2)
+    for (name, found), expected in zip(searcher.supernet.named_parameters(), plain.supernet.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_the_adversarial_loss_is_taken_on_attacked_images_and_the_natural_on_clean_ones():
+    searcher = search(BOTH)
+    for _ in range(2):
+        searcher.step(batch(0), batch(6))
+    net, noise_from = copy.deepcopy(searcher.supernet), torch.Generator()
+    noise_from.set_state(searcher.noise_from.get_state())
+    images, labels = batch(6)
+    metrics = searcher.step_architecture(images, labels, batch(0))
+    attacked = ATTACK(net, images, labels, noise_from)
+    for kind, shown in ((NATURAL, images), (ADVERSARIAL, attacked)):
+        loss = F.cross_entropy(net.train()(shown), labels).item()
+        assert metrics[f"validation/{kind}_loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["validation/adversarial_loss"] != metrics["validation/natural_loss"]
+
+
+def test_of_a_supernet_that_has_learned_the_adversarial_loss_is_above_the_natural_one():
+    searcher = search(replace(BOTH, attack=PGD(eps=0.3, step_size=0.1, steps=3)))
+    net, (images, labels) = searcher.supernet.train(), batch(6)
+    for norm in net.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = 0.9  # so that few steps suffice for evaluation mode, in which images are attacked
+    learn = torch.optim.SGD(searcher.weights, lr=0.1, momentum=0.9)
+    for _ in range(10):
+        learn.zero_grad()
+        F.cross_entropy(net(images), labels).backward()
+        learn.step()
+    metrics = searcher.step_architecture(images, labels, batch(0))
+    assert metrics["validation/natural_loss"] < 0.5
+    assert metrics["validation/adversarial_loss"] > 1.2 * metrics["validation/natural_loss"]
+    assert metrics["validation/adversarial_accuracy"] <= metrics["validation/natural_accuracy"]
+
+
+def test_a_gradient_of_the_alphas_that_is_not_finite_is_told_and_the_step_not_taken(monkeypatch):
+    for broken in (float("nan"), float("inf")):
+        searcher = search(BOTH)
+        searcher.step(batch(0), batch(6))
+        before = alphas_of(searcher), bits(searcher.alphas_optimizer.state_dict())
+        jacobian = torch.ones(2, flat(searcher.alphas).numel())
+        jacobian[1, 3] = broken
+        monkeypatch.setattr(searcher, "_jacobian", lambda *_, j=jacobian: (j, torch.ones(2), {}))
+        with pytest.raises(WorkbookError, match="not finite in epoch 1") as caught:
+            searcher.step_architecture(*batch(6), batch(0))
+        assert "\n" not in str(caught.value)
+        assert (alphas_of(searcher), bits(searcher.alphas_optimizer.state_dict())) == before
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_searches(name):
+    stage = Stage(epochs=1, upper_level=make_strategy(name), architecture_lr=0.02)
+    searcher = search(replace(SEARCH, stages=(stage,)))
+    before = alphas_of(searcher)
+    metrics = searcher.step_architecture(*batch(6), batch(0))
+    objectives = stage.upper_level.objectives
+    assert {f"validation/{each}_loss" for each in objectives} | {f"gradient_norm/{each}" for each in objectives} <= set(metrics)
+    assert ("gradient_cosine" in metrics) == (len(objectives) == 2) and ("gamma" in metrics) == name.startswith("mgda")
+    assert all(np.isfinite(value) for value in metrics.values()) and alphas_of(searcher) != before
+
+
+# --------------------------------------------------------------------------------------------------------- second order
+
+
+@pytest.fixture
+def small_shift(monkeypatch) -> None:
+    """So small a finite difference that no kink of ReLU or pooling lies within."""
+    monkeypatch.setattr(module, "SHIFT", 1e-7)
+
+
+OPERATIONS = [("avg_pool_3x3", "skip_connect"), ("sep_conv_3x3", "max_pool_3x3")]
+
+
+@pytest.mark.parametrize("operations", OPERATIONS, ids=" ".join)
+def test_the_hessian_vector_product_equals_exact_autograd(small_shift, operations):
+    searcher = exact(search(replace(SEARCH, space=replace(SPACE, operations=operations))))
+    net, weights, alphas = searcher.supernet.train(), searcher.weights, searcher.alphas
+    (images, labels), (others, their_labels) = batch(0, torch.float64), batch(6, torch.float64)
+    vector = torch.autograd.grad(F.cross_entropy(net(others), their_labels), weights)
+    slopes = torch.autograd.grad(F.cross_entropy(net(images), labels), weights, create_graph=True)
+    along = torch.stack([(slope * v).sum() for slope, v in zip(slopes, vector, strict=True)]).sum()
+    expected = flat(torch.autograd.grad(along, alphas))
+    found = searcher.hessian_vector(images, labels, [w.detach().clone() for w in weights], vector)
+    assert (found - expected).norm() < 1e-4 * expected.norm() and expected.norm() > 0
+
+
+def test_the_unrolled_gradient_equals_differentiation_through_a_step_of_sgd(small_shift):
+    config = replace(BOTH, second_order=True, attack=NO_ATTACK, weights_lr=0.5, gradient_clip=0.5)
+    searcher = exact(search(config))
+    searcher.step_weights(*batch(12, torch.float64))  # so that there is momentum
+    net, names = searcher.supernet, [n for n, _ in searcher.supernet.named_parameters() if not n.startswith("alphas.")]
+    (images, labels), (train_images, train_labels) = batch(6, torch.float64), batch(0, torch.float64)
+    found, losses, _ = searcher._unrolled_jacobian(MGDA(), images, labels, train_images, train_labels)
+
+    net.train()
+    slopes = torch.autograd.grad(F.cross_entropy(net(train_images), train_labels), searcher.weights, create_graph=True)
+    ahead = {}
+    for name, weight, slope in zip(names, searcher.weights, slopes, strict=True):
+        momentum = searcher.weights_optimizer.state[weight]["momentum_buffer"]
+        ahead[name] = weight - 0.5 * (slope + 3e-4 * weight + 0.9 * momentum)
+    loss = F.cross_entropy(functional_call(net, ahead, (images,)), labels)
+    expected = flat(torch.autograd.grad(loss, searcher.alphas, retain_graph=True))
+    held = {name: value.detach() for name, value in ahead.items()}
+    explicit = flat(torch.autograd.grad(F.cross_entropy(functional_call(net, held, (images,)), labels), searcher.alphas))
+
+    assert losses.tolist() == pytest.approx([loss.item()] * 2)
+    implicit = (expected - explicit).norm()
+    assert implicit > 0.05 * explicit.norm(), "the second-order term is too small to show anything"
+    for row in found:
+        assert (row - expected).norm() < 1e-4 * implicit
+
+
+def test_the_unrolled_step_leaves_weights_statistics_and_momentum_as_found(monkeypatch):
+    searcher = search(replace(BOTH, second_order=True))
+    searcher.step_weights(*batch(12))
+    before = bits(searcher.supernet.state_dict()), bits(searcher.weights_optimizer.state_dict())
+    searcher._unrolled_jacobian(MGDA(), *batch(6), *batch(0))
+    assert (bits(searcher.supernet.state_dict()), bits(searcher.weights_optimizer.state_dict())) == before
+
+    original = searcher.hessian_vector
+
+    def fail(*arguments: Any) -> Tensor:
+        original(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(searcher, "hessian_vector", fail)
+    with pytest.raises(KeyboardInterrupt):
+        searcher._unrolled_jacobian(MGDA(), *batch(6), *batch(0))
+    assert (bits(searcher.supernet.state_dict()), bits(searcher.weights_optimizer.state_dict())) == before
+
+
+# ------------------------------------------------------------------------------------------------ schedules and settings
+
+
+def test_the_defaults_are_the_papers():
+    config = SearchConfig()
+    assert (config.epochs, config.batch_size, config.num_cells, config.channels) == (30, 64, 8, 24)
+    assert config.attack == PGD(eps=2 / 255, step_size=1 / 510, steps=7)
+    assert (config.weights_lr, config.momentum, config.weight_decay, config.gradient_clip) == (0.025, 0.9, 3e-4, 5.0)
+    assert (config.architecture_betas, config.architecture_weight_decay) == ((0.5, 0.999), 1e-3)
+    assert not config.alphas_first and not config.second_order and config.weights_lr_floor == 0
+
+
+def test_the_papers_two_stages_set_upper_level_and_rates_epoch_by_epoch(monkeypatch):
+    paper = SearchConfig()
+    searcher = search(replace(SEARCH, stages=paper.stages, batch_size=12))
+    seen: list[tuple[Any, ...]] = []
+
+    def jacobian(level: Any, *_: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in (searcher.alphas_optimizer, searcher.weights_optimizer)]
+        seen.append((level, *rates))
+        return torch.ones(len(level.objectives), flat(searcher.alphas).numel()), torch.ones(len(level.objectives)), {}
+
+    scores = {f"{kind}_{what}": 0.5 for kind in (NATURAL, ADVERSARIAL) for what in ("loss", "accuracy")}
+    monkeypatch.setattr(module, "measure", lambda *_: scores)
+    monkeypatch.setattr(searcher, "step_weights", Noting())
+    monkeypatch.setattr(searcher, "_jacobian", jacobian)
+    stages = [row["stage"] for _ in range(30) for row in searcher.run_epoch()]
+    assert stages == [1] * 20 + [2] * 10
+    levels, alphas_lr, weights_lr = zip(*seen, strict=True)
+    assert list(levels) == [SingleObjective(objective=ADVERSARIAL)] * 20 + [MGDA()] * 10
+    assert list(alphas_lr) == [3e-4] * 20 + [5e-5] * 10
+    cosine = [0.025 * (1 + np.cos(np.pi * epoch / 30)) / 2 for epoch in range(30)]
+    assert list(weights_lr) == pytest.approx(cosine) and weights_lr[0] == 0.025
+    group = searcher.alphas_optimizer.param_groups[0]
+    assert isinstance(searcher.alphas_optimizer, torch.optim.Adam)
+    assert (group["betas"], group["weight_decay"]) == ((0.5, 0.999), 1e-3)
+
+
+def test_the_weights_rate_ends_at_its_floor():
+    searcher = search(replace(SEARCH, weights_lr_floor=0.001))
+    rates = [searcher.config.weights_lr * searcher.schedule(epoch, 30) for epoch in range(31)]
+    assert rates[0] == 0.025 and rates[30] == pytest.approx(0.001) and min(rates) >= 0.001 - 1e-12
+
+
+def test_useless_settings_and_too_few_images_are_refused():
+    for wrong in ((), (replace(SEARCH.stages[0], epochs=0),)):
+        with pytest.raises(WorkbookError, match="stage"):
+            replace(SEARCH, stages=wrong)
+    with pytest.raises(WorkbookError, match="batch_size"):
+        replace(SEARCH, batch_size=1)
+    with pytest.raises(WorkbookError, match="half has 12 images, fewer than one batch of 13"):
+        search(replace(SEARCH, batch_size=13))
+    with pytest.raises(WorkbookError, match="5 cells"):
+        search(replace(SEARCH, num_cells=4))
+
+
+# ---------------------------------------------------------------------------------------------------- weighing gradients
+
+numbers_32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+tame = st.floats(-1e3, 1e3, width=32).map(lambda x: x if abs(x) > 1e-3 else 0.0)
+
+
+def pairs(elements: st.SearchStrategy[float]) -> st.SearchStrategy[Tensor]:
+    def of(n: int) -> st.SearchStrategy[Tensor]:
+        return st.lists(elements, min_size=2 * n, max_size=2 * n).map(lambda x: torch.tensor(x).view(2, n))
+
+    return st.integers(1, 6).flatmap(of)
+
+
+HUGE, TINY = 3e38, 1e-45
+AWKWARD = [
+    torch.zeros(2, 3),
+    torch.full((2, 3), HUGE),
+    torch.full((2, 3), TINY),
+    torch.tensor([[HUGE, -HUGE], [-HUGE, HUGE]]),
+    torch.tensor([[TINY, 0.0], [0.0, -TINY]]),
+    torch.tensor([[HUGE], [TINY]]),
+    torch.tensor([[0.0, 0.0], [1.0, 2.0]]),
+    torch.tensor([[1.0, 2.0], [0.0, 0.0]]),
+]
+LEVELS = [
+    MGDA(loss_scales=scales, scaling=scaling)
+    for scaling in ("none", "norm", "loss")
+    for scales in ((1.0, 1.0), (1.0, 0.1), (100.0, 100.0))
+]
+
+
+def descends(level: MGDA, jacobian: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
+    """The direction in float64, and how far a step against it goes down each loss."""
+    jacobian = jacobian.double()
+    direction = level.weigh(jacobian, losses) @ jacobian
+    return direction, jacobian @ direction
+
+
+@given(pairs(numbers_32), st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)))
+@settings(max_examples=25)
+def test_weights_are_finite_and_not_negative_whatever_the_gradients(jacobian, losses):
+    for level in LEVELS:
+        weights = level.weigh(jacobian, torch.tensor(losses))
+        assert torch.isfinite(weights).all() and (weights >= 0).all(), level
+        if level.scaling != "none":
+            assert weights.sum().item() == pytest.approx(1)
+
+
+for _jacobian in AWKWARD:
+    for _losses in ((1.0, 1.0), (0.0, 0.0), (1e-40, 1e30)):
+        test_weights_are_finite_and_not_negative_whatever_the_gradients = example(_jacobian, _losses)(
+            test_weights_are_finite_and_not_negative_whatever_the_gradients
+        )
+
+
+@given(pairs(numbers_32))
+def test_gamma_is_a_share_and_one_half_for_equal_gradients(jacobian):
+    theta, theta_bar = jacobian
+    assert 0 <= min_norm_weight(theta, theta_bar) <= 1
+    assert min_norm_weight(theta, theta.clone()) == 0.5
+    swapped = min_norm_weight(theta_bar, theta)
+    assert swapped.item() == pytest.approx(1 - min_norm_weight(theta, theta_bar).item(), abs=1e-6)
+
+
+@given(pairs(tame))
+def test_no_convex_combination_is_shorter(jacobian):
+    direction, _ = descends(MGDA(), jacobian, torch.ones(2))
+    gammas = torch.linspace(0, 1, 401, dtype=torch.float64)[:, None]
+    lengths = (gammas * jacobian[0].double() + (1 - gammas) * jacobian[1].double()).norm(dim=1)
+    assert direction.norm() <= lengths.min() + 1e-9 * (1 + lengths.max())
+
+
+@given(pairs(tame))
+def test_the_shortest_combination_descends_on_both_losses_by_its_square_at_least(jacobian):
+    direction, descent = descends(MGDA(), jacobian, torch.ones(2))
+    slack = 1e-9 * jacobian.double().square().sum()
+    assert (descent >= direction @ direction - slack).all()
+
+
+@given(pairs(tame), st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)))
+@settings(max_examples=25)
+def test_scaled_gradients_still_give_a_common_descent_direction(jacobian, losses):
+    for level in LEVELS:
+        _, descent = descends(level, jacobian, torch.tensor(losses))
+        assert (descent >= -1e-9 * jacobian.double().square().sum() * max(1, *level.loss_scales)).all(), level
+
+
+def test_scaling_by_norm_keeps_the_shorter_of_two_agreeing_gradients_from_taking_all():
+    jacobian = torch.tensor([[1.0, 0.1], [100.0, 0.0]])
+    raw = MGDA().weigh(jacobian, torch.ones(2))
+    assert raw.tolist() == [1, 0]
+    shares = MGDA(scaling="norm").weigh(jacobian, torch.ones(2))[:, None] * jacobian.double()
+    assert shares[0].norm().item() == pytest.approx(shares[1].norm().item(), rel=1e-6)
+    by_loss = MGDA(scaling="loss").weigh(jacobian, torch.tensor([1.0, 100.0]))
+    assert by_loss[0] < 1 and by_loss[1] > 0
+
+
+def test_the_published_codes_scale_of_the_adversarial_loss_is_mgda_on_the_scaled_gradients():
+    jacobian = torch.tensor([[1.0, -0.2, 0.0], [-4.0, 3.0, 1.0]])
+    scaled = torch.stack([jacobian[0], 0.1 * jacobian[1]])
+    expected = MGDA().weigh(scaled, torch.ones(2)) @ scaled.double()
+    found = MGDA(loss_scales=(1.0, 0.1)).weigh(jacobian, torch.ones(2)) @ jacobian.double()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_logged_gamma_is_the_weight_of_the_natural_gradient_before_scaling(monkeypatch):
+    jacobian = torch.randn(2, flat(search().alphas).numel())
+    for scales in ((1.0, 1.0), (2.0, 0.1)):
+        stage = replace(BOTH.stages[0], upper_level=MGDA(loss_scales=scales))
+        searcher = search(replace(BOTH, stages=(stage,)))
+        monkeypatch.setattr(searcher, "_jacobian", lambda *_: (jacobian, torch.ones(2), {}))
+        metrics = searcher.step_architecture(*batch(6), batch(0))
+        expected = min_norm_weight(scales[0] * jacobian[0].double(), scales[1] * jacobian[1].double()).item()
+        assert 0 < expected < 1 and metrics["gamma"] == pytest.approx(expected)
+        assert metrics["gradient_norm/natural"] == pytest.approx(jacobian[0].norm().item())
+        cosine = F.cosine_similarity(jacobian[0], jacobian[1], dim=0).item()
+        assert metrics["gradient_cosine"] == pytest.approx(cosine, abs=1e-6)
+
+
+def test_one_objective_and_the_sum_of_losses_weigh_by_ones():
+    assert SingleObjective().objectives == (ADVERSARIAL,) and SingleObjective(objective=NATURAL).objectives == (NATURAL,)
+    assert SingleObjective().weigh(torch.randn(1, 4), torch.ones(1)).tolist() == [1]
+    assert SumOfLosses().objectives == MGDA().objectives == (NATURAL, ADVERSARIAL)
+    assert SumOfLosses().weigh(torch.randn(2, 4), torch.ones(2)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: make_strategy("mdga"), "unknown strategy 'mdga'; did you mean 'mgda'"),
+        (lambda: MGDA(scaling="norms"), "did you mean 'norm'"),
+        (lambda: SingleObjective(objective="clean"), "known: natural, adversarial"),
+        (lambda: MGDA(loss_scales=(1.0, 0.0)), "loss_scales"),
+        (lambda: MGDA(loss_scales=(1.0,)), "loss_scales"),  # type: ignore[arg-type]
+    ],
+)
+def test_wrong_upper_levels_are_refused_with_what_is_known(make: Callable[[], Any], said):
+    with pytest.raises(WorkbookError) as caught:
+        make()
+    assert said in str(caught.value)
+
+
+# --------------------------------------------------------------------------------------------------- stopped and resumed
+
+CONFIGS = {
+    "paper": SEARCH,
+    "published-code": replace(
+        SEARCH,
+        stages=(Stage(epochs=2, upper_level=MGDA(loss_scales=(1.0, 0.1)), architecture_lr=0.02),),
+        alphas_first=True,
+        second_order=True,
+        weights_lr_floor=0.001,
+        batch_size=12,
+    ),
+}
+
+
+def run(searcher: Searcher, folder: Path) -> Searcher:
+    for _ in run_epochs(searcher, folder):
+        pass
+    return searcher
+
+
+def outcome(folder: Path) -> Any:
+    """All that a finished search has left, to the bit."""
+    state, warnings = Checkpoints(folder).load()
+    assert warnings == []
+    history = read_history(folder)
+    files = [(folder / name).read_bytes() for name in ("alphas.npz", "genotype.json")]
+    return bits([state, history.steps, history.epochs, files])
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def uninterrupted(request, tmp_path_factory) -> Iterator[tuple[SearchConfig, Searcher, Path]]:
+    folder = tmp_path_factory.mktemp("search")
+    torch.manual_seed(0)
+    yield CONFIGS[request.param], run(search(CONFIGS[request.param]), folder), folder
+
+
+def test_stopped_and_resumed_equals_uninterrupted_to_the_bit(uninterrupted, tmp_path):
+    config, _, folder = uninterrupted
+    steps = 2 * 6 // config.batch_size
+    # Within the first epoch, at the commit before the last epoch (the change of stage), within the last.
+    for stop in (1, (config.epochs - 1) * (steps + 1), 3):
+        torch.manual_seed(stop)  # what else happens in the process must not matter
+        list(islice(run_epochs(search(config), tmp_path), stop))
+    run(search(config), tmp_path)
+    assert outcome(tmp_path) == outcome(folder)
+
+
+@pytest.mark.parametrize("uninterrupted", ["paper"], indirect=True)
+def test_stepped_by_hand_equals_uninterrupted_to_the_bit(uninterrupted, tmp_path):
+    """As in a notebook: between the events numbers are drawn, the supernet is looked at, and the loop is begun again."""
+    config, _, folder = uninterrupted
+    searcher = search(config)
+    events = run_epochs(searcher, tmp_path)
+    for count, _ in enumerate(events, 1):
+        torch.rand(3)
+        with torch.no_grad():
+            searcher.supernet.eval()(batch(0)[0])
+        if count == 4:
+            break
+    for _ in run_epochs(searcher, tmp_path):
+        pass
+    assert outcome(tmp_path) == outcome(folder)
+
+
+def test_a_search_follows_from_its_seed(tmp_path):
+    def first_alphas(seed: int) -> Any:
+        searcher = search(seed=seed)
+        list(islice(searcher.run_epoch(), 1))
+        return alphas_of(searcher), numbers(searcher.weights_half.images)
+
+    torch.manual_seed(1)
+    one = first_alphas(3)
+    torch.manual_seed(2)
+    assert first_alphas(3) == one
+    assert first_alphas(4) != one and first_alphas(4)[1] != one[1]
+
+
+def test_a_checkpoint_of_other_settings_is_refused_by_name(tmp_path):
+    list(islice(run_epochs(search(), tmp_path), 1))
+    with pytest.raises(WorkbookError, match=r"stages\.1\.epochs: 1 here, 2 there"):
+        run(search(replace(SEARCH, stages=(SEARCH.stages[0], replace(SEARCH.stages[1], epochs=2)))), tmp_path)
+    with pytest.raises(WorkbookError, match="seed"):
+        run(search(seed=1), tmp_path)
+    with pytest.raises(WorkbookError, match="images"):
+        run(Searcher(toy_data(per_class=10), SEARCH), tmp_path)
+
+
+# --------------------------------------------------------------------------------------------- what is found and written
+
+
+def test_alphas_of_every_epoch_are_written_from_the_initialisation_on(uninterrupted):
+    config, searcher, folder = uninterrupted
+    with np.load(folder / "alphas.npz") as written:
+        assert written["operations"].tolist() == list(SPACE.operations)
+        assert written["edges"].tolist() == ["0->2", "1->2", "0->3", "1->3", "2->3"]
+        fresh = search(config).supernet.alphas
+        for kind in SPACE.kinds:
+            assert written[kind].shape == (config.epochs + 1, 5, 2)
+            assert np.array_equal(written[kind][0], fresh[kind].detach().numpy())
+            assert np.array_equal(written[kind][-1], searcher.supernet.alphas[kind].detach().numpy())
+            assert not np.array_equal(written[kind][0], written[kind][1])
+
+
+def test_the_written_genotype_is_that_of_the_chosen_epoch(uninterrupted):
+    config, searcher, folder = uninterrupted
+    written, rows = Genotype.load(folder / "genotype.json"), read_history(folder).epochs
+    scores = [row["validation/adversarial_accuracy"] for row in rows]
+    epoch = config.selection(scores)
+    assert written.to_dict() == searcher.chosen().to_dict()
+    assert written.same_cells(Genotype.from_dict(rows[epoch - 1]["genotype"]))
+    assert f"epoch {epoch} of {config.epochs}" in written.source
+    for row in rows:
+        assert {"entropy/accurate", "entropy/robust", "entropy/reduction", "skips/reduction", "stage"} <= set(row)
+        assert 0 <= row["entropy/robust"] <= np.log(2) + 1e-6
+    json.dumps(rows)
+
+
+def test_no_genotype_is_written_or_chosen_before_its_time(tmp_path):
+    searcher = search()
+    with pytest.raises(WorkbookError, match="no epoch"):
+        searcher.chosen()
+    list(islice(run_epochs(searcher, tmp_path), 4))  # into the second epoch
+    assert (tmp_path / "alphas.npz").exists() and not (tmp_path / "genotype.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("rule", "accuracies", "chosen"),
+    [
+        (Selection(), [0.3], 1),
+        (Selection(), [0.1, 0.2, 0.3, 0.4], 4),
+        (Selection(window=1, tolerance=0.0), [0.1, 0.4, 0.3, 0.2], 2),
+        (Selection(window=1, tolerance=0.01), [0.3, 0.5, 0.49, 0.48], 3),
+        (Selection(window=1, tolerance=0.01), [0.3, 0.5, 0.4899], 2),
+        (Selection(window=1, tolerance=0.0), [0.5, 0.5, 0.4], 2),
+        (Selection(window=1, tolerance=1.0), [0.9, 0.0], 2),
+        # One lucky epoch does not decide: smoothed 0.2, 0.55, 0.43, 0.6, 0.4, 0.4.
+        (Selection(window=3, tolerance=0.01), [0.2, 0.9, 0.2, 0.7, 0.3, 0.2], 4),
+        # Degradation after a plateau: smoothed ... 0.5, 0.5, 0.43.
+        (Selection(window=3, tolerance=0.01), [0.5, 0.5, 0.5, 0.5, 0.3], 4),
+    ],
+)
+def test_the_last_epoch_near_the_best_smoothed_accuracy_is_chosen(rule, accuracies, chosen):
+    assert rule(accuracies) == chosen
+
+
+def cells(skips: int) -> Genotype:
+    operations = iter(["skip_connect"] * skips + ["max_pool_3x3"] * (4 - skips))
+    nodes = [[[next(operations), 0], [next(operations), 1]] for _ in range(2)]
+    rest = [[["sep_conv_3x3", 0], ["sep_conv_3x3", 1]]] * 2
+    written = {"schema": 1, "name": "x", "cells": {"accurate": rest, "robust": rest, "reduction": nodes}}
+    return Genotype.from_dict(written)
+
+
+def test_a_collapse_to_identities_is_told_with_its_cell(monkeypatch):
+    assert [bool(collapse(cells(skips))) for skips in range(5)] == [False, False, False, True, True]
+    sentence = collapse(cells(3))
+    assert "3 of the 4 edges of the reduction cell" in sentence and "robust" not in sentence
+    searcher = search(replace(SEARCH, batch_size=12))
+    monkeypatch.setattr(searcher, "step", Noting())
+    with torch.no_grad():
+        for alphas in searcher.alphas:
+            alphas[:, SPACE.operations.index("skip_connect")] = 5
+    list(searcher.run_epoch())
+    assert "accurate" in searcher.epoch_metrics()["warning"]
