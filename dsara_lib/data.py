@@ -363,8 +363,9 @@ class Entry:
 
 
 DATASETS: dict[str, Entry] = {
-    # A first value, to be justified by measurement: strokes of 8x8 digits are far apart, and 8/255 would hardly matter.
-    "digits": Entry(load=_digits, eps=0.2, flip=False),
+    # 8/255 is half a grey level of these 17. The smallest radius at which nothing is left of an undefended network (LOG.md,
+    # 2026-11-22: 3 convolutions, 98.9 % natural; PGD20 leaves 77 % at 0.05, 9.9 % at 0.1, 0.6 % at 0.15) is a real test.
+    "digits": Entry(load=_digits, eps=0.15, flip=False),
     "cifar10": Entry(load=partial(_cifar, "CIFAR10", "cifar-10-python.tar.gz", "cifar-10-batches-py")),
     "cifar100": Entry(load=partial(_cifar, "CIFAR100", "cifar-100-python.tar.gz", "cifar-100-python")),
     "svhn": Entry(load=_svhn, flip=False, learning_rate=0.01),

@@ -359,18 +359,24 @@ def save_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read_csv(path: str | Path) -> list[dict[str, Any]]:
-    """The rows that `write_csv` wrote, numbers as numbers. Raises FileNotFoundError or WorkbookError that names the file."""
+def read_csv(path: str | Path, *needed: str) -> list[dict[str, Any]]:
+    """The rows that `write_csv` wrote, numbers as numbers.
+
+    Raises FileNotFoundError, and WorkbookError where the file is damaged or lacks a needed column.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     rows: list[dict[str, Any]] = []
     with path.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                rows.append({key: _number(key, value) for key, value in row.items() if key is not None})
-            except (TypeError, ValueError) as error:
-                raise WorkbookError(f"{path}, line {number}: {error}") from error
+        reader = csv.DictReader(file, restkey="further", strict=True)
+        try:
+            missing = [name for name in needed if name not in (reader.fieldnames or ())]
+            rows += [{key: _number(key, value) for key, value in row.items()} for row in reader]
+        except (TypeError, ValueError, csv.Error) as error:
+            raise WorkbookError(f"{path}, line {reader.line_num}: {error}") from error
+    if missing:
+        raise WorkbookError(f"{path} has no column {' and no '.join(missing)}")
     return rows
 
 
@@ -383,16 +389,31 @@ def _number(key: str, text: str) -> Any:
     return int(text) if key in COUNTS else float(text) if key in NUMBERS else text
 
 
+def load_arrays(path: str | Path, *needed: str) -> dict[str, np.ndarray]:
+    """The arrays of an npz file. Raises FileNotFoundError, and WorkbookError where it is damaged or lacks a needed one."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            read = {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        raise WorkbookError(f"{path} is not an npz file of plain arrays: {error}") from error
+    missing = [name for name in needed if name not in read]
+    if missing:
+        raise WorkbookError(f"{path} has no array {' and no '.join(missing)}")
+    return read
+
+
 def load_evaluation(path: str | Path, **described: Any) -> Evaluation:
     """The npz that `Evaluation.save` wrote; `described` are the other fields. Never executes anything."""
-    read = {name: torch.from_numpy(array) for name, array in _arrays(path, "labels").items()}
+    read = {name: torch.from_numpy(array) for name, array in load_arrays(path, "labels").items()}
     labels = read.pop("labels")
     return Evaluation(labels=labels, predictions=read, **described)
 
 
 def load_transfer_matrix(path: str | Path, **described: Any) -> TransferMatrix:
     """The npz that `TransferMatrix.save` wrote; `described` are the other fields. Never executes anything."""
-    read = _arrays(path, "labels", "predictions", "sources", "targets")
+    read = load_arrays(path, "labels", "predictions", "sources", "targets")
     return TransferMatrix(
         sources=tuple(map(str, read["sources"])),
         targets=tuple(map(str, read["targets"])),
@@ -400,17 +421,3 @@ def load_transfer_matrix(path: str | Path, **described: Any) -> TransferMatrix:
         predictions=torch.from_numpy(read["predictions"]),
         **described,
     )
-
-
-def _arrays(path: str | Path, *needed: str) -> dict[str, np.ndarray]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            read = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
-        raise WorkbookError(f"{path} holds no evaluation: {error}") from error
-    missing = [name for name in needed if name not in read]
-    if missing:
-        raise WorkbookError(f"{path} holds no evaluation: it has no {' and no '.join(missing)}")
-    return read

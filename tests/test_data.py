@@ -154,7 +154,7 @@ def test_summary_names_classes_size_radius_and_augmentation(home):
     name, root = home
     text = load(name, root=root, download=False).summary()
     size = {"digits": "8x8", "tiny-imagenet": "64x64"}.get(name, "32x32")
-    assert name in text and size in text and ("eps 0.2" if name == "digits" else "eps 8/255") in text
+    assert name in text and size in text and ("eps 0.15" if name == "digits" else "eps 8/255") in text
     assert ("no flip" if name in ("digits", "svhn") else "horizontal flip") in text
 
 

@@ -335,8 +335,8 @@ def test_damaged_files_are_named(tmp_path: Path):
     (tmp_path / "text.npz").write_text("no archive")
     np.savez(tmp_path / "other.npz", numbers=np.zeros(3))
     np.savez(tmp_path / "objects.npz", labels=np.array([object()], dtype=object))
-    for name in ("text", "other", "objects"):  # the last would have to be unpickled, which runs code
-        with pytest.raises(WorkbookError, match=f"{name}.npz holds no evaluation"):
+    for name, told in (("text", "plain arrays"), ("other", "no array labels"), ("objects", "plain arrays")):
+        with pytest.raises(WorkbookError, match=rf"{name}\.npz .*{told}"):  # objects would have to be unpickled, which runs code
             load_evaluation(tmp_path / f"{name}.npz", **described)
     with pytest.raises(FileNotFoundError, match=r"missing\.npz"):
         load_evaluation(tmp_path / "missing.npz", **described)
@@ -345,6 +345,9 @@ def test_damaged_files_are_named(tmp_path: Path):
     (tmp_path / "rows.csv").write_text("network,accuracy\nfound,high\n")
     with pytest.raises(WorkbookError, match="line 2"):
         read_csv(tmp_path / "rows.csv")
+    (tmp_path / "rows.csv").write_text("network,accuracy\nfound,0.5\n")
+    with pytest.raises(WorkbookError, match="no column low and no high"):
+        read_csv(tmp_path / "rows.csv", "accuracy", "low", "high")
 
 
 def test_noise_comes_from_a_seed_that_no_machine_changes():

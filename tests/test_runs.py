@@ -56,7 +56,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypa
 
 
 def test_content_is_whole_and_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
-    path, seen, flushed = tmp_path / "new" / "folder" / "file.bin", list[Any](), list[int]()
+    path, seen, flushed = tmp_path / "new" / "folder" / "file.bin", list[Any](), list[None]()
     real_replace, real_fsync = os.replace, os.fsync
 
     def replace(source, target):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -18,6 +19,8 @@ from tests.reference.plain_supernet import PlainMixedCell, PlainSupernet, fused_
 
 SIZE = {"num_cells": 5, "channels": 2, "num_classes": 3}
 TOLERANCE = 1e-9
+FEW = ("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "skip_connect")  # one of each family, where more would say nothing
+SMALL = SearchSpace(operations=FEW, num_nodes=2)
 
 
 def pair(space: SearchSpace, **size: int) -> tuple[PlainSupernet, Supernet]:
@@ -58,7 +61,7 @@ def assert_equal(plain: PlainSupernet, fused: Supernet, size: tuple[int, int] = 
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(num_images, 3, *size, dtype=torch.float64, generator=generator, requires_grad=True)
     names = [name for name, _ in fused.named_parameters()]
-    for training in (True, True, False):
+    for training in (True, False):
         plain.train(training), fused.train(training)
         expected, found = plain(images), fused(images)
         assert_close(found, expected, "logits")
@@ -82,16 +85,15 @@ def assert_equal(plain: PlainSupernet, fused: Supernet, size: tuple[int, int] = 
 @pytest.mark.parametrize("filters", [(1, 2, 2), (1, 2, 4)])
 @pytest.mark.parametrize("placement", ["A-A-R", "R-A-A", "A-R-A", "A-A-A"])
 def test_equals_the_plain_supernet_for_each_placement(placement, filters):
-    space = SearchSpace(placement=placement, filters=filters, num_nodes=2)
-    assert_equal(*pair(space))
+    assert_equal(*pair(replace(SMALL, placement=placement, filters=filters)))
 
 
-@pytest.mark.parametrize("size", [(7, 7), (9, 8), (6, 10), (5, 4)])
+@pytest.mark.parametrize("size", [(7, 7), (9, 8), (6, 10)])
 def test_equals_the_plain_supernet_for_odd_image_sizes(size):
     assert_equal(*pair(SearchSpace(num_nodes=2)), size=size)
 
 
-@pytest.mark.parametrize("num_nodes", [1, 3, 4])
+@pytest.mark.parametrize("num_nodes", [1, 4])
 def test_equals_the_plain_supernet_for_any_number_of_nodes(num_nodes):
     assert_equal(*pair(SearchSpace(num_nodes=num_nodes)))
 
@@ -111,7 +113,7 @@ def test_equals_the_plain_supernet_for_some_operations_in_any_order(operations):
 
 
 def test_odd_channels_and_more_cells_equal_too():
-    assert_equal(*pair(SearchSpace(num_nodes=2), num_cells=7, channels=3))
+    assert_equal(*pair(SMALL, num_cells=7, channels=3))
 
 
 class Squeeze(nn.Module):
@@ -168,7 +170,7 @@ def one_hot(space: SearchSpace, genotype: Genotype) -> dict[str, Tensor]:
 
 
 def test_with_weights_of_0_and_1_equals_the_network():
-    space = SearchSpace(placement="A-A-R")
+    space = SearchSpace(num_nodes=3)
     names = list(space.operations)
     cells = {
         kind: tuple(
@@ -195,7 +197,7 @@ def test_with_weights_of_0_and_1_equals_the_network():
 
 
 def test_gradients_reach_mixing_weights_given_from_outside():
-    plain, fused = pair(SearchSpace(num_nodes=2))
+    plain, fused = pair(SMALL)
     images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
     for training in (True, False):
         rows = []
@@ -207,7 +209,7 @@ def test_gradients_reach_mixing_weights_given_from_outside():
 
 
 def test_starts_with_the_same_weights_as_the_plain_cell():
-    space = SearchSpace(num_nodes=3)
+    space = SearchSpace(num_nodes=2)
     for slot in space.slots(5, 4):
         torch.manual_seed(slot.index)
         plain = PlainMixedCell(space, slot).state_dict()
@@ -220,7 +222,7 @@ def test_starts_with_the_same_weights_as_the_plain_cell():
 
 
 def test_states_of_plain_and_fused_carry_over_both_ways():
-    plain, fused = pair(SearchSpace(num_nodes=2))
+    plain, fused = pair(SMALL)
     state = plain_state(fused, fused.state_dict())
     assert all(torch.equal(state[name], tensor) for name, tensor in plain.state_dict().items())
     again = fused_state(fused, state)
@@ -228,8 +230,8 @@ def test_states_of_plain_and_fused_carry_over_both_ways():
 
 
 def test_in_float32_is_as_near_to_the_truth_as_the_plain_one():
-    truth, _ = pair(SearchSpace(num_nodes=2), channels=4)
-    plain, fused = (net.float() for net in pair(SearchSpace(num_nodes=2), channels=4))
+    plain, fused = pair(SMALL, channels=4)
+    truth, plain, fused = copy.deepcopy(plain), plain.float(), fused.float()
     images = torch.rand(8, 3, 8, 8)
     for training in (True, False):
         gradients = []
@@ -241,7 +243,7 @@ def test_in_float32_is_as_near_to_the_truth_as_the_plain_one():
 
 
 def test_alphas_belong_to_the_state_and_not_to_the_weights():
-    space = SearchSpace(num_nodes=2)
+    space = SMALL
     net = Supernet(space, **SIZE)
     assert {f"alphas.{kind}" for kind in space.kinds} <= net.state_dict().keys()
     weights = {id(weight) for weight in net.weights()}
@@ -262,7 +264,7 @@ def test_fewer_than_five_cells_are_refused():
 
 
 def test_evaluation_changes_no_statistics():
-    _, net = pair(SearchSpace(num_nodes=2))
+    _, net = pair(SMALL)
     before = copy.deepcopy(net.state_dict())
     net.eval()(torch.rand(2, 3, 8, 8, dtype=torch.float64))
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
@@ -301,6 +303,7 @@ def test_starts_few_convolutions():
     images = torch.rand(2, 3, 8, 8)
     counts = []
     for net in (PlainSupernet(SearchSpace(), **SIZE), Supernet(SearchSpace(), **SIZE)):
+        net, images = net.to("meta"), images.to("meta")
         with Convolutions() as counted:
             net(images)
         counts.append(counted.number)

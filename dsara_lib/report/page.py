@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .. import plots
@@ -64,6 +66,7 @@ def picture(data: bytes, kind: str, caption: str, width: float | None = None, al
 
 
 LARGEST_SVG = 400_000  # bytes; the steps of a long search are smaller as pixels
+PIXELS_PER_INCH = 112
 
 
 def plot(figure: plots.Figure, caption: str) -> Markup:
@@ -71,7 +74,16 @@ def plot(figure: plots.Figure, caption: str) -> Markup:
     data, kind = plots.to_bytes(figure, "svg"), "image/svg+xml"
     if len(data) > LARGEST_SVG:
         data, kind = plots.to_bytes(figure, "png", 200), "image/png"
-    return picture(data, kind, caption, width=112 * figure.get_figwidth())
+    return picture(data, kind, caption, width=PIXELS_PER_INCH * figure.get_figwidth())
+
+
+def saved_plot(path: Path, caption: str) -> Markup:
+    """A figure that was saved as SVG with a PNG beside it, at the same size."""
+    data, kind = path.read_bytes(), "image/svg+xml"
+    points = re.search(rb'<svg[^>]*? width="([0-9.]+)pt"', data)
+    if len(data) > LARGEST_SVG and path.with_suffix(".png").is_file():
+        data, kind = path.with_suffix(".png").read_bytes(), "image/png"
+    return picture(data, kind, caption, width=PIXELS_PER_INCH * float(points[1]) / 72 if points else None)
 
 
 def section(name: str, title: str, *children: Any) -> Markup:

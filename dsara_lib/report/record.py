@@ -14,19 +14,20 @@ import numpy as np
 from ..architecture import Genotype
 from ..engine import History, read_history
 from ..errors import WorkbookError
-from ..evaluation import Evaluation, TransferMatrix, load_evaluation, load_transfer_matrix, read_csv
+from ..evaluation import Evaluation, TransferMatrix, load_arrays, load_evaluation, load_transfer_matrix, read_csv
 from ..runs import read_json
 from ..training import load_card
 
 Part = TypeVar("Part")
 BEST, LAST = "best", "last"
+COLUMNS = ("data", "attack", "eps", "correct", "images", "accuracy", "low", "high")
 
 
 @dataclass(kw_only=True)
 class Record:
     """A run folder, read."""
 
-    name: str
+    folder: Path
     card: dict[str, Any]  # run.json
     environment: dict[str, Any] = field(default_factory=dict)
     search: History = field(default_factory=History)
@@ -41,6 +42,11 @@ class Record:
     matrix: TransferMatrix | None = None
     figures: dict[str, Path] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.folder.name
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -69,6 +75,13 @@ class Record:
         told = re.search(r"epoch (\d+) of \d+$", self.genotype.source if self.genotype else "")
         return int(told[1]) if told else None
 
+    def saved(self, figure: str, source: str) -> Path | None:
+        """A figure that a notebook saved from `source` as it is now; None where there is none or an older one."""
+        path, numbers = self.figures.get(figure), self.folder / source
+        if path is None or not numbers.exists() or path.stat().st_mtime_ns < numbers.stat().st_mtime_ns:
+            return None
+        return path
+
     def row(self, network: str, attack: str) -> dict[str, Any] | None:
         """The white-box result of a network under an attack."""
         return next((row for row in self.white_box if row["network"] == network and row["attack"] == attack), None)
@@ -79,7 +92,7 @@ def read(folder: Path) -> Record:
     card = read_json(folder / "run.json")
     if not isinstance(card, dict) or not isinstance(card.get("settings"), dict) or "preset" not in card["settings"]:
         raise WorkbookError(f"{folder.name}/run.json holds no settings of a run")
-    record = Record(name=folder.name, card=card)
+    record = Record(folder=folder, card=card)
 
     def part(reader: Callable[[], Part], otherwise: Part) -> Part:
         try:
@@ -92,7 +105,7 @@ def read(folder: Path) -> Record:
 
     record.environment = part(lambda: dict(read_json(folder / "environment.json")), {})
     record.search = part(lambda: read_history(folder / "search"), History())
-    record.alphas = part(lambda: arrays(folder / "search" / "alphas.npz"), {})
+    record.alphas = part(lambda: load_arrays(folder / "search" / "alphas.npz", "operations", "edges"), {})
     record.genotype = part(lambda: Genotype.load(folder / "search" / "genotype.json"), None)
     places = sorted((folder / "networks").glob("*"), key=lambda place: (not place.name.startswith("found"), place.name))
     for place in places:
@@ -102,21 +115,13 @@ def read(folder: Path) -> Record:
                 record.cards[place.name if which == BEST else f"{place.name}-{LAST}"] = written
         record.training[place.name] = part(partial(read_history, place), History())
     evaluation = folder / "evaluation"
-    record.white_box = part(lambda: read_csv(evaluation / "white_box.csv"), [])
-    record.curve = part(lambda: read_csv(evaluation / "accuracy_against_eps.csv"), [])
-    record.transfer = part(lambda: read_csv(evaluation / "transfer.csv"), [])
+    record.white_box = part(lambda: read_csv(evaluation / "white_box.csv", "network", *COLUMNS), [])
+    record.curve = part(lambda: read_csv(evaluation / "accuracy_against_eps.csv", "network", *COLUMNS), [])
+    record.transfer = part(lambda: read_csv(evaluation / "transfer.csv", "source", "target", *COLUMNS), [])
     record.evaluations = part(lambda: evaluations(evaluation, record.white_box, record.classes), {})
     record.matrix = part(lambda: matrix(evaluation, record.transfer), None)
     record.figures = {path.stem: path for path in sorted((folder / "figures").glob("*.svg"))}
     return record
-
-
-def arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, which holds no objects."""
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    with np.load(path, allow_pickle=False) as written:
-        return {name: written[name] for name in written.files}
 
 
 def evaluations(folder: Path, rows: list[dict[str, Any]], classes: tuple[str, ...]) -> dict[str, Evaluation]:

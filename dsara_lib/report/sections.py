@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..data import eps_text
 from ..evaluation import NATURAL, wilson
 from ..presets import PAPER
 from ..runs import describe
-from .page import Markup, interval, join, missing, paragraph, percent, picture, plot, section, table, tag
+from .page import Markup, interval, join, missing, paragraph, percent, picture, plot, saved_plot, section, table, tag
 from .record import LAST, Record
 
 FOUND, TWIN = "found", "found-natural"
@@ -41,7 +42,6 @@ def headline(record: Record) -> Markup:
     made = f"made {record.card.get('created', '')} with dsara_lib {record.card.get('library', '')}"
     sentences = [*searched(record), *measured(record)]
     return join(
-        tag("h1", f"Run {record.name}"),
         paragraph(f"{about} · {made}", class_="soft"),
         tag("div", *(paragraph(each) for each in sentences), class_="headline"),
         tiles(record),
@@ -137,23 +137,32 @@ def tiles(record: Record) -> Markup | None:
 
 def the_search(record: Record) -> Markup:
     """Curves of the search and the alphas."""
-    steps, epochs, notebook = record.search.steps, record.search.epochs, "notebook 02 (search)"
+    steps, epochs = record.search.steps, record.search.epochs
     if not epochs:
-        return missing("the search", notebook)
+        return missing("the search", "notebook 02 (search)")
+    show, number, chosen = partial(drawn, record, source="search/epochs.jsonl"), num_operations(record), record.chosen_epoch
     pieces = [
-        plot(plots.search_losses(steps, epochs), losses_told(epochs)),
-        plot(plots.validation(epochs, record.chosen_epoch), scores_told(record)),
-        plot(plots.entropy(epochs, num_operations(record)), entropy_told(epochs, num_operations(record))),
-        plot(plots.gamma_and_cosine(steps), conflict_told(steps)),
+        show("search_losses", losses_told(epochs), lambda: plots.search_losses(steps, epochs)),
+        show("validation", scores_told(record), lambda: plots.validation(epochs, chosen)),
+        show("entropy", entropy_told(epochs, number), lambda: plots.entropy(epochs, number)),
+        show("gamma_and_cosine", conflict_told(steps), lambda: plots.gamma_and_cosine(steps)),
     ]
-    whole = [missing("the alphas", notebook)]
-    if record.alphas:
-        caption = "How the weight of each operation grew or fell, by kind of cell."
-        whole = [plot(plots.alpha_lines(record.alphas, epochs), caption)]
-        epoch = -1 if record.chosen_epoch is None else record.chosen_epoch
-        which = "the last epoch" if record.chosen_epoch is None else f"epoch {record.chosen_epoch}, whose architecture was taken"
-        whole.append(plot(plots.alpha_heatmaps(record.alphas, epoch), f"Softmaxed alphas after {which}; framed: the kept edges."))
-    return join(tag("div", *pieces, class_="pair"), *whole)
+    return join(tag("div", *pieces, class_="pair"), *the_alphas(record))
+
+
+def the_alphas(record: Record) -> Iterator[Markup]:
+    """How they went, and where they ended."""
+    if not record.alphas:
+        yield missing("the alphas", "notebook 02 (search)")
+        return
+    show, chosen = partial(drawn, record, source="search/alphas.npz"), record.chosen_epoch
+    caption = "How the weight of each operation grew or fell, by kind of cell."
+    yield show("alpha_lines", caption, lambda: plots.alpha_lines(record.alphas, record.search.epochs))
+    epoch = len(next(iter(record.alphas.values()))) - 1 if chosen is None else chosen
+    caption = (
+        f"Softmaxed alphas after epoch {epoch}{'' if chosen is None else ', whose architecture was taken'}; framed: the kept edges."
+    )
+    yield show(f"alpha_heatmaps_{epoch:03d}", caption, lambda: plots.alpha_heatmaps(record.alphas, epoch))
 
 
 def num_operations(record: Record) -> int:
@@ -207,14 +216,15 @@ def cells(record: Record) -> Markup:
     genotype = record.genotype
     if genotype is None:
         return missing("the architecture", "notebook 02 (search)")
-    drawn = []
+    graphs = []
     for kind in genotype.cells:
         operations = [edge.operation for node in genotype.cells[kind] for edge in node]
         counts = ", ".join(f"{operations.count(name)} {name}" for name in dict.fromkeys(operations))
-        caption = f"{kind.capitalize()} cell: {counts}."
-        drawn.append(picture(drawing.cell_svg(genotype, kind).encode(), "image/svg+xml", caption))
+        saved = record.saved(f"cell_{kind}", "search/genotype.json")
+        graph = drawing.cell_svg(genotype, kind).encode() if saved is None else saved.read_bytes()
+        graphs.append(picture(graph, "image/svg+xml", f"{kind.capitalize()} cell: {counts}."))
     words = "An edge is as wide as the softmaxed alpha it was kept with." if genotype.strengths else ""
-    return join(paragraph(f"Inputs k-2 and k-1 are the outputs of the two cells before, k is the output. {words}"), *drawn)
+    return join(paragraph(f"Inputs k-2 and k-1 are the outputs of the two cells before, k is the output. {words}"), *graphs)
 
 
 # -- training and evaluation -------------------------------------------------------------------------------------------
@@ -231,7 +241,9 @@ def training(record: Record) -> Markup:
         eps = eps_text(record.preset["training"]["held_out_attack"]["eps"])
         scores = [f"{k} {percent(best[key])}" for k in (NATURAL, "adversarial") if (key := f"validation/{k}_accuracy") in best]
         caption = f"{name}: best of {len(history.epochs)} epochs is {best['epoch']}; held out: {', '.join(scores)} (eps {eps})."
-        figure = plot(plots.training_curves(history.epochs), caption)
+        saved = "training_curves" if name == FOUND else f"training_curves_{name}"
+        make = partial(plots.training_curves, history.epochs)
+        figure = drawn(record, saved, caption, make, source=f"networks/{name}/epochs.jsonl")
         pieces.append(figure if not pieces else tag("details", tag("summary", f"{name}: training curves"), figure))
     return join(*pieces)
 
@@ -260,9 +272,9 @@ def white_box(record: Record) -> Markup:
     pieces = [table(head, body, about=about, classes=["ours" if name == FOUND else "" for name in networks])]
     pieces.append(paragraph(order_told(record, networks, list(attacks))))
     if record.evaluations and record.classes:
-        best = [record.evaluations[name] for name in networks if name in record.evaluations]
+        make = partial(plots.accuracy_by_attack, [record.evaluations[name] for name in networks if name in record.evaluations])
         caption = f"Accuracy by attack, {data_and_eps(record)}; bars are Wilson intervals at 95 %."
-        pieces.append(plot(plots.accuracy_by_attack(best), caption))
+        pieces.append(drawn(record, "accuracy_by_attack", caption, make, source="evaluation/white_box.csv"))
     return join(*pieces)
 
 
@@ -340,14 +352,15 @@ def against_eps(record: Record) -> Markup:
 
 def examples(record: Record) -> Markup:
     """The figures of adversarial images that notebook 04 drew."""
-    drawn = [path for name, path in record.figures.items() if name.startswith("adversarial_examples")]
-    if not drawn:
+    saved = [path for name, path in record.figures.items() if name.startswith("adversarial_examples")]
+    if not saved:
         return missing("adversarial examples", "notebook 04 (white-box attacks)")
     pieces = []
-    for path in sorted(drawn, key=lambda path: (len(path.stem), path.stem)):
+    for path in sorted(saved, key=lambda path: (len(path.stem), path.stem)):
         network = path.stem.removeprefix("adversarial_examples").strip("_") or FOUND
-        caption = f"Test images, what {MAIN_ATTACK} with eps {eps_of(record)} adds (enlarged), and both together, with {network}'s answers."
-        pieces.append(picture(path.read_bytes(), "image/svg+xml", caption, width=780))
+        added = f"what {MAIN_ATTACK} with eps {eps_of(record)} adds (enlarged)"
+        caption = f"Test images, {added}, and both together, with the answers of {network}."
+        pieces.append(saved_plot(path, caption))
     return join(*pieces)
 
 
@@ -365,7 +378,8 @@ def transfer(record: Record) -> Markup:
     pieces = [table(["source \\ target", *targets], body, about=about)]
     if record.matrix is not None:
         caption = f"The same as a picture; {with_eps(rows[0])}, {record.data}."
-        pieces.append(plot(plots.transfer_matrix(record.matrix), caption))
+        make = partial(plots.transfer_matrix, record.matrix)
+        pieces.append(drawn(record, "transfer_matrix", caption, make, source="evaluation/transfer.csv"))
     pieces.append(tag("ul", *(tag("li", each) for each in gaps(by_pair))))
     return join(*pieces)
 
@@ -400,7 +414,8 @@ def pareto(record: Record) -> Markup:
     theirs = paper.pareto_points(data if data in paper.DATA.values() else "CIFAR-10")
     caption = f"Hollow: reported in the paper ({theirs[0]['data']}, eps 8/255). Filled: measured here ({made_with(record)}). "
     caption += "Not comparable across panels." if theirs[0]["data"] != data else comparable(record)
-    return plot(plots.pareto(points, theirs, MAIN_ATTACK, f"measured here, profile {record.settings['profile']}"), caption)
+    make = partial(plots.pareto, points, theirs, MAIN_ATTACK, f"measured here, profile {record.settings['profile']}")
+    return drawn(record, "pareto", caption, make, source="evaluation/white_box.csv")
 
 
 def pareto_points(record: Record) -> list[dict[str, Any]]:
@@ -595,6 +610,12 @@ def text_of(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def drawn(record: Record, name: str, caption: str, make: Callable[[], plots.Figure], *, source: str) -> Markup:
+    """The figure that a notebook saved from the numbers in `source`, else drawn now from what was read."""
+    saved = record.saved(name, source)
+    return plot(make(), caption) if saved is None else saved_plot(saved, caption)
+
+
 # -- words that several parts use --------------------------------------------------------------------------------------
 
 
@@ -645,14 +666,17 @@ SECTIONS: dict[str, tuple[str, Callable[[Record], Markup]]] = {
 
 
 def body(record: Record) -> Markup:
-    """All parts; one that the run's files do not allow says so and leaves the others standing."""
-    pieces = []
-    for name, (title, write) in SECTIONS.items():
-        try:
-            content = write(record)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-            words = f"This part could not be made from the run's files ({type(error).__name__}: {error})."
-            content = paragraph(words, class_="warning")
-        pieces.append(section(name, title, content))
+    """All parts, below the headline and links to them."""
+    pieces = [section(name, title, stand_alone(write, record)) for name, (title, write) in SECTIONS.items()]
     links = tag("ul", *(tag("li", tag("a", title, href=f"#{name}")) for name, (title, _) in SECTIONS.items()))
-    return join(tag("header", headline(record)), tag("nav", links, aria_label="Contents"), tag("main", *pieces))
+    head = tag("header", tag("h1", f"Run {record.name}"), stand_alone(headline, record))
+    return join(head, tag("nav", links, aria_label="Contents"), tag("main", *pieces))
+
+
+def stand_alone(write: Callable[[Record], Markup], record: Record) -> Markup:
+    """A part; one that the run's files do not allow says so and leaves the others standing."""
+    try:
+        return write(record)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, ArithmeticError) as error:
+        told = f"This part could not be made from the run's files ({type(error).__name__}: {error})."
+        return paragraph(told, class_="warning")
