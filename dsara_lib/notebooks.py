@@ -236,7 +236,7 @@ def execute(path: Path, output: Path, parameters: Mapping[str, Any], manager: An
             request_save_on_cell_execute=True,
         )
     except PapermillExecutionError as error:
-        raise WorkbookError(f"{path.stem}, cell {error.exec_count}: {error.evalue} (see {output.name})") from error
+        raise WorkbookError(f"{path.stem}, cell {error.cell_index + 1}: {error.evalue} (see {output.name})") from error
 
 
 def _forget(manager: Any) -> None:

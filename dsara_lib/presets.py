@@ -99,7 +99,7 @@ DEMO = Preset(
         selection=Selection(window=3, tolerance=0.02),
     ),
     training=TrainConfig(
-        epochs=15,
+        epochs=12,
         batch_size=64,
         attack=PGD(step_size=4 / 255, steps=3),
         learning_rate=0.1,

@@ -49,9 +49,7 @@ def numbers(images: torch.Tensor) -> list[int]:
 
 
 def toy(**changes) -> DataSet:
-    fields = dict(
-        classes=("a", "b"), train=numbered([3, 3]), test=numbered([2, 2]), eps=8 / 255, crop_padding=1, flip=True
-    )
+    fields = dict(classes=("a", "b"), train=numbered([3, 3]), test=numbered([2, 2]), eps=8 / 255, crop_padding=1, flip=True)
     return DataSet(name="toy", **(fields | changes))
 
 
@@ -230,9 +228,7 @@ def test_impossible_download_is_told_with_its_reason_and_the_folder(tmp_path, mo
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
     monkeypatch.setattr("torchvision.datasets.svhn.download_url", offline)
-    with pytest.raises(
-        FileNotFoundError, match=rf"{tmp_path}, and could not be downloaded \(no network\); put it there"
-    ):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}, and could not be downloaded \(no network\); put it there"):
         load(name, root=tmp_path)
 
 
@@ -381,9 +377,7 @@ def test_augmentation_refuses_negative_padding():
 # -------------------------------------------------------------------------------------------------------------- batches
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "drop_last", "sizes"), [(4, False, [4, 4, 2]), (4, True, [4, 4]), (64, False, [10])]
-)
+@pytest.mark.parametrize(("batch_size", "drop_last", "sizes"), [(4, False, [4, 4, 2]), (4, True, [4, 4]), (64, False, [10])])
 def test_one_pass_sees_each_image_once_with_its_label(batch_size, drop_last, sizes):
     batches = Batches(numbered([5, 5]), batch_size, generator(), drop_last=drop_last)
     got = list(batches)

@@ -58,9 +58,7 @@ def write_zip(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def equal(one, other) -> bool:
-    return one[0] == other[0] and all(
-        torch.equal(a, b) for a, b in zip([*one[1], *one[2]], [*other[1], *other[2]], strict=True)
-    )
+    return one[0] == other[0] and all(torch.equal(a, b) for a, b in zip([*one[1], *one[2]], [*other[1], *other[2]], strict=True))
 
 
 # ------------------------------------------------------------------------------------------------------- image folders
@@ -69,9 +67,7 @@ def equal(one, other) -> bool:
 def test_images_come_class_after_class_and_by_name_whatever_the_order_of_the_files(tmp_path):
     files = tree_files()
     shuffled = dict(sorted(files.items(), key=lambda item: item[1]))
-    classes, (images, labels), (test_images, test_labels) = read_image_folders(
-        str(write_zip(tmp_path / "a.zip", shuffled))
-    )
+    classes, (images, labels), (test_images, test_labels) = read_image_folders(str(write_zip(tmp_path / "a.zip", shuffled)))
     assert classes == ("ant", "cat")
     assert labels.tolist() == [0, 0, 0, 1, 1, 1] and test_labels.tolist() == [0, 0, 1, 1]
     in_order = [f"train/{name}/{i:02}.png" for name in classes for i in range(3)]
@@ -272,9 +268,7 @@ def test_tiny_imagenet_reads_the_same_from_its_folder_and_its_archive(tmp_path):
     files = tiny_files()
     expected = read_tiny_imagenet(str(write_folder(tmp_path / "a" / "tiny-imagenet-200", files)))
     (tmp_path / "b").mkdir()
-    archive = write_zip(
-        tmp_path / "b" / "tiny-imagenet-200-part.zip", {f"tiny-imagenet-200/{name}": files[name] for name in files}
-    )
+    archive = write_zip(tmp_path / "b" / "tiny-imagenet-200-part.zip", {f"tiny-imagenet-200/{name}": files[name] for name in files})
     for root in (tmp_path / "a", tmp_path / "b", archive):
         assert equal(read_tiny_imagenet(str(root)), expected), root
     assert read_tiny_imagenet(str(archive), 1)[1][1].tolist() == [0, 1]
@@ -313,9 +307,7 @@ def test_a_missing_tiny_imagenet_says_where_it_may_be_put(tmp_path):
 # -------------------------------------------------------------------------------------------------------- real archives
 
 
-@pytest.mark.skipif(
-    not (ARCHIVES / "cifar10-test.zip").exists(), reason="the CIFAR-10 archives are not beside the project"
-)
+@pytest.mark.skipif(not (ARCHIVES / "cifar10-test.zip").exists(), reason="the CIFAR-10 archives are not beside the project")
 def test_real_cifar10_archives_are_read():
     classes, (images, labels), (test_images, _) = read_image_folders(f"{ARCHIVES}/cifar10-*.zip", 3)
     assert classes[:3] == ("airplane", "automobile", "bird") and labels.bincount().tolist() == [3] * 10

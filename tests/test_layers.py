@@ -22,7 +22,6 @@ FLOORS = {
     "runs": 1,
     "image_files": 1,
     "paper": 2,
-    "paper": 2,
     "engine": 2,
     "data": 2,
     "attacks": 2,

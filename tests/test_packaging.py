@@ -73,6 +73,4 @@ def test_every_dependency_says_why() -> None:
     """Its licence, its weight and its reason stand beside it."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for requirement in EVERY:
-        assert re.search(rf'^    "{requirement.name}[^"]*", +# [^;]+; [0-9.]+ [GM]B[^:]*: ', text, re.MULTILINE), (
-            requirement
-        )
+        assert re.search(rf'^    "{requirement.name}[^"]*", +# [^;]+; [0-9.]+ [GM]B[^:]*: ', text, re.MULTILINE), requirement

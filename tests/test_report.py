@@ -165,10 +165,12 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made but not rendered, which takes most of the time."""
+    """Empty figures in place of all, which take most of the time."""
+    for name in plots.__all__:
+        if name[0].islower() and name not in ("front", "save", "style", "to_bytes"):
+            monkeypatch.setattr(plots, name, lambda *_, **__: plots.Figure(figsize=(1, 1)))
     monkeypatch.setattr(plots, "to_bytes", lambda *_: b"figure")
     monkeypatch.setattr(drawing, "cell_svg", lambda *_: SVG)
-    monkeypatch.setattr(plots.Figure, "draw_without_rendering", lambda *_: None)
 
 
 def shown(row: dict[str, Any]) -> str:
@@ -398,6 +400,7 @@ def test_folder_without_a_run_is_refused_and_nothing_written(tmp_path: Path, cap
 # -- what others write into files --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_nothing_read_from_a_file_becomes_markup(run: Path):
     card = read_json(run / "run.json")
     card["settings"] |= {"profile": HOSTILE, "data": HOSTILE, "changes": HOSTILE, "seed": HOSTILE}

@@ -42,14 +42,24 @@ def missing(what: str, made_by: str) -> Markup:
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], *, about: str, classes: Sequence[str] = ()) -> Markup:
-    """A table that scrolls in itself where the page is narrow. Cells that are numbers align right; a row's class may be given."""
-    body = []
-    for index, row in enumerate(rows):
+    """A table that scrolls in itself where the page is narrow. `classes` are the rows'; cells from `text_cell` align left."""
+    body, kept = [], [list(row) for row in rows]
+    for index, row in enumerate(kept):
         cells = [tag("th", row[0], scope="row"), *(each if is_cell(each) else tag("td", each) for each in row[1:])]
         body.append(tag("tr", *cells, class_=(classes[index] or None) if index < len(classes) else None))
-    columns = tag("tr", *(tag("th", each, scope="col") for each in head))
-    inner = tag("table", tag("caption", about), tag("thead", columns), tag("tbody", *(join(row, "\n") for row in body)))
+    left = [is_cell(cell) and cell.startswith(TEXT_CELL) for cell in kept[0]] if kept else [False] * len(head)
+    columns = [tag("th", each, scope="col", class_="text" if text else None) for each, text in zip(head, left, strict=True)]
+    lines = join(*(join(row, "\n") for row in body))
+    inner = tag("table", tag("caption", about), tag("thead", tag("tr", *columns)), tag("tbody", lines))
     return join(tag("div", inner, class_="wide", tabindex="0"), "\n")
+
+
+TEXT_CELL = '<td class="text">'
+
+
+def text_cell(*children: Any) -> Markup:
+    """A table cell of words."""
+    return tag("td", *children, class_="text")
 
 
 def is_cell(piece: Any) -> bool:
@@ -139,10 +149,11 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; padding: 0; list-styl
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { caption-side: top; text-align: left; padding-bottom: .4rem; font-size: .9rem; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th:first-child, td.text { text-align: left; }
+th:first-child, .text { text-align: left; }
 thead th { vertical-align: bottom; font-weight: 600; border-bottom: 2px solid var(--line); }
-tbody th { font-weight: 500; }
+tbody th { font-weight: 500; white-space: nowrap; }
 td small, th small { display: block; color: var(--soft); font-weight: 400; white-space: nowrap; }
+td.text small { white-space: normal; min-width: 8rem; }
 tr.ours > * { background: var(--ours); }
 td.same { outline: 2px solid #d55e00; outline-offset: -2px; }
 figure { margin: 1rem 0 1.5rem; }
