@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 """Make the environment once, then run the workbook in it:  python3 workbook.py COMMAND [arguments]
 
-  demo      every notebook on embedded data, ending with a report in the browser
+  demo      every notebook on embedded data, ending with a report to open in a browser
   run       the same chain with --profile, --data, --run, --device; stopped, it goes on where it stopped
   nb        one notebook, headless
-  lab       JupyterLab on notebooks/, with the live search panel
+  lab       JupyterLab on notebooks/
   cost      parameters and multiply-adds of an architecture
   report    paper beside measured
-  bench     speed of attacks, search and training
   test      the tests; arguments go to pytest
   lint      format, lint, types
   check     lint and test
@@ -30,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 LOCK = ROOT / "requirements.lock"
 OLDEST = (3, 11)
-LIBRARY = ("demo", "run", "nb", "lab", "cost", "report", "bench")  # handed to dsara_lib's command line
+LIBRARY = ("demo", "run", "nb", "lab", "cost", "report")  # handed to dsara_lib's command line
 OURS = ("test", "lint", "check")
 LINT = (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"])
 # On Linux the packages of torch bring CUDA: 6 GB installed, and as much as 3 GB of downloads on the way.

@@ -156,14 +156,15 @@ td small, th small { display: block; color: var(--soft); font-weight: 400; white
 td.text small { white-space: normal; min-width: 8rem; }
 tr.ours > * { background: var(--ours); }
 td.same { outline: 2px solid #d55e00; outline-offset: -2px; }
-figure { margin: 1rem 0 1.5rem; }
+figure { margin: 1rem 0 1.5rem; overflow-x: auto; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .4rem; padding: .35rem;
   border: 1px solid var(--line); }
 figcaption { font-size: .9rem; margin-top: .4rem; max-width: 46rem; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 1.5rem; }
-pre { background: var(--area); padding: .75rem 1rem; border-radius: .4rem; overflow-x: auto; font-size: .88rem; }
+pre { background: var(--area); padding: .75rem 1rem; border-radius: .4rem; white-space: pre-wrap; font-size: .88rem; }
 details > summary { cursor: pointer; color: var(--accent); margin: .5rem 0; }
-@media (max-width: 40rem) { body { padding: 1rem .8rem 3rem; } h1 { font-size: 1.4rem; } th, td { padding: .3rem .45rem; } }
+@media (max-width: 40rem) { body { padding: 1rem .8rem 3rem; } h1 { font-size: 1.4rem; }
+  figure img { max-width: max(100%, 34rem); } th, td { padding: .3rem .45rem; } }
 @media print { :root { --ink: #000; --soft: #444; --line: #bbb; --ground: #fff; --area: #f4f6f8; --ours: #e6f1f8; --accent: #000; }
   body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; } .wide { overflow: visible; }
   table { font-size: 7.5pt; }

@@ -314,7 +314,8 @@ def weights_told(record: Record, network: str) -> str:
 
 def order_told(record: Record, networks: Sequence[str], attacks: Sequence[str]) -> str:
     """Whether stronger attacks leave less, up to what chance allows."""
-    lucky, wrong = [], []
+    lucky: list[str] = []
+    wrong: list[str] = []
     for network in networks:
         rows = [row for attack in attacks if (row := record.row(network, attack)) is not None]
         for before, after in pairwise(rows):
