@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import re
 import time
 from base64 import b64encode
@@ -43,7 +44,7 @@ def begin(names: dict[str, Any]) -> Experiment:
 
     given = checked_parameters(names, only_declared=BEGUN not in names)
     names[BEGUN] = True
-    places = {"results": given.get("RESULTS", "../results"), "data_root": given.get("DATA_ROOT", "../data")}
+    places = {"results": from_here(given.get("RESULTS", "../results")), "data_root": from_here(given.get("DATA_ROOT", "../data"))}
     if "PROFILE" in given:
         experiment = open_experiment(
             given["RUN"],
@@ -63,6 +64,11 @@ def begin(names: dict[str, Any]) -> Experiment:
         # Small tensors on a busy machine: several threads wait for each other, one does not.
         torch.set_num_threads(experiment.preset.threads)
     return experiment
+
+
+def from_here(path: str) -> Path:
+    """A folder given relative to the notebooks' own, wherever the kernel was started (papermill starts it where it was called)."""
+    return Path(os.path.normpath(FOLDER / path))
 
 
 def checked_parameters(names: Mapping[str, Any], only_declared: bool = True) -> dict[str, Any]:

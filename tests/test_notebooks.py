@@ -279,3 +279,9 @@ def test_find_takes_a_path(tmp_path):
 def test_find_names_the_nearest_of_the_known_ones():
     with pytest.raises(WorkbookError, match=r"unknown notebook '02_serch'; did you mean '02_search'\?"):
         notebooks.find("02_serch")
+
+
+def test_folders_are_relative_to_the_notebooks_wherever_the_kernel_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert notebooks.from_here("../results") == notebooks.FOLDER.parent / "results"
+    assert notebooks.from_here(str(tmp_path)) == tmp_path
