@@ -21,7 +21,7 @@ from .evaluation import Evaluator, Row, black_box, white_box
 from .presets import Preset, attacks_at, fit, make_preset
 from .runs import Run, RunStore, generator
 from .search import Searcher
-from .training import TrainConfig, Trainer, load_network
+from .training import TrainConfig, Trainer, load_network, natural
 
 FOUND = "found"
 
@@ -65,7 +65,7 @@ class Experiment:
         )
         plans = {FOUND: (found, self.preset.training)}
         if self.preset.natural_twin:
-            plans[f"{FOUND}-natural"] = (found, replace(self.preset.training, attack=None))
+            plans[f"{FOUND}-natural"] = (found, natural(self.preset.training))
         for name in self.preset.baselines:
             size = self.preset.baseline_size
             options = {} if size is None else {"num_cells": size[0], "channels": size[1]}

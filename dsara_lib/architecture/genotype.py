@@ -5,7 +5,6 @@ As a file it is JSON with a schema version; reading validates it and never execu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,8 +195,3 @@ def discretise(alphas: Mapping[str, Float[Tensor, "edges operations"]], space: S
             won.append(tuple(best[i].item() for i in kept))
         cells[kind], strengths[kind] = tuple(nodes), tuple(won)
     return Genotype(name=name, cells=cells, strengths=strengths)
-
-
-def dumps(genotype: Genotype) -> str:
-    """The genotype as one line of JSON."""
-    return json.dumps(genotype.to_dict())

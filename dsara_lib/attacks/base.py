@@ -58,18 +58,13 @@ def _in_unit_interval(value: object) -> bool:
 
 
 def check_images(images: Tensor, labels: Tensor) -> None:
-    """Raise WorkbookError unless images are a float batch with one label each. Their range is not looked at (`in_unit_range`)."""
+    """Raise WorkbookError unless images are a float batch with one label each; their range is not looked at."""
     if images.ndim != 4 or not images.is_floating_point():
         raise WorkbookError(f"images are a float tensor [n, c, h, w]; got {images.dtype} {tuple(images.shape)}")
     if labels.shape != images.shape[:1]:
         raise WorkbookError(f"expected one label for each of {len(images)} images; got labels {tuple(labels.shape)}")
     if labels.dtype != torch.int64:
         raise WorkbookError(f"labels are int64 numbers of classes; got {labels.dtype}")
-
-
-def in_unit_range(images: Tensor) -> bool:
-    """True where every pixel is in [0, 1]. Waits for the device, so the hot path does not ask."""
-    return bool(((images >= 0) & (images <= 1)).all())
 
 
 @contextmanager
