@@ -7,9 +7,10 @@ profile, data and seed from an existing folder, so that later steps only need it
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,11 +18,12 @@ from .architecture import Blueprint, Genotype, Network, zoo
 from .attacks import make_attack
 from .data import DataSet, Split, load
 from .errors import WorkbookError
-from .evaluation import Evaluator, Row, black_box, white_box
+from .evaluation import Evaluation, Evaluator, Row, TransferMatrix, black_box, load_evaluation, white_box
 from .presets import Preset, attacks_at, fit, make_preset
 from .runs import Run, RunStore, generator
 from .search import Searcher
-from .training import TrainConfig, Trainer, load_network, natural
+from .soundness import Check, inspect, save
+from .training import TrainConfig, Trainer, load_card, load_network, natural
 
 FOUND = "found"
 
@@ -85,13 +87,14 @@ class Experiment:
         return Trainer(blueprint, self.data, config, seed=self.seed, device=self.device, name=name)
 
     def trained(self) -> dict[str, Path]:
-        """Folder of the weights of each network trained so far: `best` of each, and `last` of the found one."""
+        """Folder of the weights of each network trained so far: `best` of each, and `last` of the found one where it is another."""
         folders: dict[str, Path] = {}
         for name in self.networks_to_train():
             if (self.network_folder(name) / "last" / "card.json").is_file():
                 folders[name] = self.network_folder(name) / "best"
-                if name == FOUND:
-                    folders[f"{FOUND}-last"] = self.network_folder(name) / "last"
+                last = self.network_folder(name) / "last"
+                if name == FOUND and load_card(last)["epoch"] != load_card(folders[name])["epoch"]:
+                    folders[f"{FOUND}-last"] = last
         if not folders:
             raise FileNotFoundError(f"run {self.run.name!r} has no trained network yet; notebook 03 (retrain) trains them")
         return folders
@@ -113,19 +116,39 @@ class Experiment:
         rows = white_box(network, attacks_at(self.preset.evaluation, self.data.eps))
         return self._evaluator(rows, {name: network}, self.test())
 
+    def white_box_result(self, name: str) -> Evaluation:
+        """What notebook 04 found for a network. Raises FileNotFoundError where it has not been run."""
+        path = self.run.require("evaluation", f"{name}.npz", made_by="notebook 04 (white-box attacks)")
+        return load_evaluation(path, network=name, data=self.data.name, eps=self.data.eps, classes=self.data.classes)
+
     def against_eps(self, name: str, network: Network) -> Evaluator:
         """The curve's attack at each radius, named by it; '0' is the natural accuracy."""
         config = self.preset.evaluation
         rows = {"0": Row(source=network, attack=None)}
         for factor in config.curve:
             eps = min(1.0, factor * self.data.eps)
-            rows[f"{eps:.6g}"] = Row(source=network, attack=make_attack(config.curve_attack, eps))
+            rows[f"{eps:.6g}"] = Row(source=network, attack=make_attack(config.curve_attack, eps), after="0")
         return self._evaluator(rows, {name: network}, self.test(config.curve_images))
 
-    def black_box(self, networks: dict[str, Network]) -> Evaluator:
-        """Every network as source and as target."""
-        attack = make_attack(self.preset.evaluation.black_box_attack, self.data.eps)
-        return self._evaluator(black_box(networks, attack), networks, self.test())
+    def black_box(self, networks: dict[str, Network], attack: str | None = None) -> Evaluator:
+        """Every network as source and as target, under the first black-box attack of the profile or the one named."""
+        name = self.preset.evaluation.black_box_attacks[0] if attack is None else attack
+        return self._evaluator(black_box(networks, make_attack(name, self.data.eps)), networks, self.test())
+
+    def soundness(
+        self,
+        network: Network,
+        evaluation: Evaluation,
+        *,
+        curve: Sequence[Mapping[str, Any]] = (),
+        transfer: TransferMatrix | None = None,
+    ) -> list[Check]:
+        """Whether the network's numbers can be believed: checks, kept beside its evaluation."""
+        mine = [row for row in curve if row["network"] == evaluation.network]
+        options: dict[str, Any] = {"num_images": self.preset.evaluation.probe_images, "seed": self.seed}
+        checks, probes = inspect(network, self.test(), evaluation, curve=mine, transfer=transfer, **options)
+        save(self.run.path("evaluation", f"{evaluation.network}-soundness.json"), checks, probes)
+        return checks
 
     def _evaluator(self, rows: dict[str, Row], targets: dict[str, Network], split: Split) -> Evaluator:
         size = self.preset.evaluation.batch_size

@@ -106,7 +106,8 @@ def follow(events: Iterable[Event]) -> dict[str, Any]:
             last = event.metrics
             if "warning" in event.metrics:
                 print("warning:", event.metrics["warning"])
-        if event.kind != "step" or time.monotonic() - spoken > SECONDS_BETWEEN_LINES:
+        partial = event.kind == "step" or "done" in event.metrics  # a step, or a batch of a row of an evaluation
+        if not partial or time.monotonic() - spoken > SECONDS_BETWEEN_LINES:
             print(line(event), flush=True)
             spoken = time.monotonic()
     return last
@@ -118,6 +119,8 @@ def line(event: Event) -> str:
     for key, value in event.metrics.items():
         if key in ("row", "stage"):
             parts.append(f"{key} {value}")
+        elif key == "done":
+            parts.append(str(value))
         elif isinstance(value, float) and ("accuracy" in key or key.endswith("_loss") or key == "gamma"):
             parts.append(f"{key} {value:.3f}")
     if "seconds" in event.metrics:
@@ -252,7 +255,7 @@ def _forget(manager: Any) -> None:
     try:
         client.wait_for_ready(timeout=120)
         client.execute_interactive(
-            "%reset -f\n[globals().pop(name, None) for name in ('__annotations__', '_begun')];", silent=True, timeout=60
+            f"%reset -f\n[globals().pop(name, None) for name in ('__annotations__', {BEGUN!r})];", silent=True, timeout=60
         )
     finally:
         client.stop_channels()

@@ -14,7 +14,7 @@ from .runs import read_json
 TABLES = Path(__file__).parent / "reference" / "paper_tables.json"
 # Our name of a data set, and the paper's.
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN", "tiny-imagenet": "Tiny-ImageNet-200"}
-COLUMNS = {"natural": "natural", "FGSM": "fgsm", "PGD20": "pgd20", "PGD100": "pgd100", "APGD-CE": "apgd_ce", "AA": "aa"}
+COLUMNS = {"natural": "natural", "FGSM": "fgsm", "PGD20": "pgd20", "PGD100": "pgd100", "APGD-CE": "apgd_ce", "AutoAttack": "aa"}
 SLIPS = (
     "Table 1: the FLOPs of ResNet-18 and DenseNet-121 are those of networks with an ImageNet stem and 1000 classes at 32x32 "
     "pixels; their parameters are those of networks with 10 classes.",

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from .attacks import PGD, Attack, at_radius, make_attack
+from .attacks import PGD, Attack, AutoAttack, at_radius, make_attack
 from .data import PHOTOGRAPH_EPS, DataSet
 from .errors import WorkbookError, unknown
+from .evaluation import ENGINES, PyAutoAttack
 from .search import MGDA, SearchConfig, Selection, SingleObjective, Stage
 from .training import OneCycle, TrainConfig
 
@@ -22,15 +23,24 @@ PAPER_LEARNING_RATE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Attacks of the white-box table, the black-box attack, and the radii of the accuracy-against-eps curve."""
+    """Attacks of the white-box table, those of the transfer matrices, and the radii of the accuracy-against-eps curve."""
 
-    attacks: tuple[str, ...] = ("FGSM", "PGD20", "PGD100")
-    black_box_attack: str = "PGD20"
+    attacks: tuple[str, ...] = ("FGSM", "PGD20", "PGD100", "AutoAttack", "Square")
+    autoattack: AutoAttack = AutoAttack()  # budgets, also of its parts where they stand alone; the radius is the data set's
+    engine: str = "dsara"  # or "pyautoattack": the authors' package does AutoAttack
+    black_box_attacks: tuple[str, ...] = ("PGD20", "MI-FGSM")  # the paper's, and one that transfers better
     curve_attack: str = "PGD20"
-    curve: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # times eps; 0 is the natural accuracy
+    curve: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 8.0)  # times eps; 0 is the natural accuracy
     test_images: int = 10_000  # the first so many of the test set, in a fixed shuffled order
     curve_images: int = 1_000
+    probe_images: int = 64  # on which the soundness board tries the network
     batch_size: int = 250
+
+    def __post_init__(self):
+        if self.engine not in ENGINES:
+            raise unknown("engine", self.engine, ENGINES)
+        for name in (*self.attacks, *self.black_box_attacks, self.curve_attack):
+            make_attack(name)  # raises for an unknown one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +118,12 @@ DEMO = Preset(
         held_out=0.1,
         held_out_attack=PGD(steps=4),
     ),
-    evaluation=EvaluationConfig(curve=(0.5, 1.0, 2.0), test_images=100, curve_images=100),
+    evaluation=EvaluationConfig(
+        autoattack=AutoAttack(steps=20, targets=3, queries=200),
+        curve=(0.5, 1.0, 2.0, 8.0),
+        test_images=100,
+        curve_images=100,
+    ),
     num_cells=5,
     channels=4,
     baselines=("AdvRush",),
@@ -195,8 +210,11 @@ def _scaled(attack: PGD, scale: float) -> PGD:
 
 
 def attacks_at(config: EvaluationConfig, eps: float) -> dict[str, Attack]:
-    """The attacks of the white-box table at a radius."""
-    return {name: make_attack(name, eps) for name in config.attacks}
+    """The attacks of the white-box table at a radius. AutoAttack and its parts have the budgets of `config.autoattack`."""
+    cascade: AutoAttack = at_radius(config.autoattack, eps)
+    whole = PyAutoAttack.like(cascade) if config.engine == "pyautoattack" else cascade
+    budgeted: dict[str, Attack] = {"AutoAttack": whole, **cascade.parts()}
+    return {name: budgeted[name] if name in budgeted else make_attack(name, eps) for name in config.attacks}
 
 
 __all__ = [

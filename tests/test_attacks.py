@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
@@ -17,19 +17,40 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsara_lib.architecture import SearchSpace, Supernet, zoo
-from dsara_lib.attacks import ATTACKS, BIM, FGSM, MIFGSM, PGD, at_radius, make_attack
-from dsara_lib.attacks.base import uniform_noise
+from dsara_lib.attacks import (
+    APGD,
+    APGDT,
+    ATTACKS,
+    BIM,
+    FABT,
+    FGSM,
+    MIFGSM,
+    PGD,
+    AutoAttack,
+    Draws,
+    Square,
+    at_radius,
+    make_attack,
+)
+from dsara_lib.attacks.base import errs, uniform_noise
 from dsara_lib.errors import WorkbookError
 
-STEPPED = {name: attack for name, attack in ATTACKS.items() if hasattr(attack, "steps")}
+STEPPED = {name: attack for name, attack in ATTACKS.items() if hasattr(attack, "step_size")}
+# These go on to the largest loss; the others let an image go as soon as it fools.
+CLIMBING = ["FGSM", "BIM", "PGD20", "PGD100", "MI-FGSM"]
 EVERY_ATTACK = pytest.mark.parametrize("attack", [pytest.param(each, id=name) for name, each in ATTACKS.items()])
-EVERY_KIND = pytest.mark.parametrize("kind", [FGSM, BIM, PGD, MIFGSM])
+EVERY_KIND = pytest.mark.parametrize("kind", [FGSM, BIM, PGD, MIFGSM, APGD, APGDT, FABT, Square, AutoAttack])
+EVERY_CLIMBER = pytest.mark.parametrize("attack", [pytest.param(ATTACKS[name], id=name) for name in CLIMBING])
+
+
+def within(attack: Any, **budgets: int) -> Any:
+    """The same attack with at most these steps, queries and targets."""
+    return replace(attack, **{name: min(getattr(attack, name), most) for name, most in budgets.items() if hasattr(attack, name)})
 
 
 def brief(attack: Any, eps: float = 0.1) -> Any:
-    """The same attack with at most three steps, in a larger ball."""
-    attack = at_radius(attack, eps)
-    return replace(attack, steps=min(attack.steps, 3)) if hasattr(attack, "steps") else attack
+    """The same attack with very little to spend, in a larger ball."""
+    return within(at_radius(attack, eps), steps=3, queries=8, targets=2)
 
 
 def small_model() -> nn.Module:
@@ -152,8 +173,8 @@ def test_attack_sees_the_model_in_evaluation_mode_only(attack: Any, images: Tens
     other.load_state_dict(one.state_dict())
     noise = torch.zeros_like(images)
     assert torch.equal(
-        brief(attack)(one.train(), images, labels, noise=noise),
-        brief(attack)(other.eval(), images, labels, noise=noise),
+        brief(attack)(one.train(), images, labels, noise=noise, seed=0),
+        brief(attack)(other.eval(), images, labels, noise=noise, seed=0),
     )
 
 
@@ -233,7 +254,7 @@ def test_radius_zero_gives_the_images_themselves(attack: Any, images: Tensor, la
     assert torch.equal(brief(attack, 0)(small_model(), images, labels), images)
 
 
-@EVERY_ATTACK
+@EVERY_CLIMBER
 def test_radius_one_can_turn_black_into_white(attack: Any, labels: Tensor) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(27, 2, bias=False))
     nn.init.ones_(model[1].weight)
@@ -246,52 +267,131 @@ def test_radius_one_can_turn_black_into_white(attack: Any, labels: Tensor) -> No
 
 
 @EVERY_ATTACK
-def test_every_image_is_attacked_as_if_alone(attack: Any, images: Tensor, labels: Tensor) -> None:
-    model, images = small_model().double(), images.double()
-    noise, attack = torch.rand_like(images) * 2 - 1, brief(attack)
-    together = attack(model, images, labels, noise=noise)
-    alone = [attack(model, images[i : i + 1], labels[i : i + 1], noise=noise[i : i + 1]) for i in range(len(images))]
-    assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-12)
+def test_radius_one_fools_any_linear_model(attack: Any, images: Tensor) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    labels = model(images).argmax(dim=1)
+    assert errs(model, within(at_radius(attack, 1), queries=200)(model, images, labels, seed=0), labels).all()
 
 
 @EVERY_ATTACK
+def test_every_image_is_attacked_as_if_alone(attack: Any, images: Tensor, labels: Tensor) -> None:
+    model, images = small_model().double(), images.double()
+    draws, attack = Draws.of(3, images, first=40), brief(attack)
+    together = attack(model, images, labels, seed=draws)
+    for parts in ([[i] for i in range(6)], [[5, 2, 0], [1, 3]]):
+        for kept in map(torch.tensor, parts):
+            alone = attack(model, images[kept], labels[kept], seed=draws[kept])
+            assert torch.allclose(together[kept], alone, rtol=0, atol=1e-12)
+
+
+@EVERY_ATTACK
+def test_noise_given_is_each_images_own(attack: Any, images: Tensor, labels: Tensor) -> None:
+    model, images = small_model().double(), images.double()
+    noise, attack, draws = torch.rand_like(images) * 2 - 1, brief(attack), Draws.of(3, images)
+    labels = torch.where(torch.arange(6) < 4, model.eval()(images).argmax(dim=1), labels)  # a cascade skips what is wrong
+    together = attack(model, images, labels, noise=noise, seed=draws)
+    for i in range(len(images)):
+        kept = torch.tensor([i])
+        alone = attack(model, images[kept], labels[kept], noise=noise[kept], seed=draws[kept])
+        assert torch.allclose(together[kept], alone, rtol=0, atol=1e-12)
+
+
+def noisy(images: Tensor, eps: float) -> Tensor:
+    signs = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).sign()
+    return (images + eps * signs).clamp(0, 1)
+
+
+@EVERY_CLIMBER
 def test_attack_does_more_harm_than_noise(attack: Any, trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, images, labels = trained
-    attack = at_radius(attack, 0.05)
-    signs = attack.eps * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).sign()
-    noisy = total_loss(model, (images + signs).clamp(0, 1), labels)
+    attack = within(at_radius(attack, 0.05), steps=20)
     attacked = total_loss(model, attack(model, images, labels), labels)
-    assert attacked > 2 * noisy and attacked > 2 * total_loss(model, images, labels)
+    assert attacked > 2 * total_loss(model, noisy(images, 0.05), labels) and attacked > 2 * total_loss(model, images, labels)
+
+
+@EVERY_ATTACK
+def test_attack_fools_more_than_noise_does(attack: Any, trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, images, labels = trained
+    attacked = within(at_radius(attack, 0.15), steps=20, queries=100, targets=3)(model, images, labels, seed=0)
+    harm, chance = (int(errs(model, each, labels).sum()) for each in (attacked, noisy(images, 0.15)))
+    assert harm > 2 * chance + 5
 
 
 def test_steps_find_what_one_step_does_not(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, images, labels = trained
-    losses = {name: total_loss(model, at_radius(each, 0.1)(model, images, labels), labels) for name, each in ATTACKS.items()}
+    losses = {name: total_loss(model, at_radius(ATTACKS[name], 0.1)(model, images, labels), labels) for name in CLIMBING}
     assert losses["PGD20"] > losses["FGSM"] and losses["PGD100"] >= 0.999 * losses["PGD20"]
+
+
+@EVERY_ATTACK
+@pytest.mark.parametrize("outer", [nullcontext, torch.no_grad, torch.inference_mode])
+def test_caller_may_be_in_any_mode(attack: Any, outer: Any, labels: Tensor) -> None:
+    model, attack = small_model(), brief(attack)
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = attack(model, images, labels, seed=1)
+    with outer():
+        made_inside, noise = images.clone(), torch.zeros_like(images)
+        attacked = attack(model, made_inside, labels.clone(), seed=1)
+        assert torch.equal(attacked, expected) and not attacked.is_inference()
+        attack(model, made_inside, labels.clone(), noise=noise)
+        assert torch.is_inference_mode_enabled() == (outer is torch.inference_mode)
+    # What was made in inference mode is also attacked outside of it, and what comes out can be trained on.
+    attacked = attack(model, made_inside, labels, seed=1)
+    assert torch.equal(attacked, expected)
+    F.cross_entropy(model(attacked), labels).backward()
+
+
+@pytest.mark.parametrize("outer", [nullcontext, torch.no_grad, torch.inference_mode])
+def test_iterates_that_are_left_leave_no_mode_behind(outer: Any, images: Tensor, labels: Tensor) -> None:
+    model = small_model().train()
+    before = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    with found_as_left(model):
+        with outer():
+            inside = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+            walk = PGD().iterates(model, images, labels)
+            for _ in range(3):
+                assert not next(walk).images.is_inference()
+                assert (torch.is_inference_mode_enabled(), torch.is_grad_enabled()) == inside
+        walk.close()  # type: ignore[attr-defined]
+    assert (torch.is_inference_mode_enabled(), torch.is_grad_enabled()) == before
 
 
 # ---------------------------------------------------------------------------------------------------------- randomness
 
 
-def test_same_generator_or_noise_gives_the_same_attack_and_other_noise_another(images: Tensor, labels: Tensor) -> None:
-    model, attack = small_model(), brief(PGD())
+@EVERY_ATTACK
+def test_same_seed_gives_the_same_attack(attack: Any, images: Tensor, labels: Tensor) -> None:
+    model, attack = small_model(), brief(attack)
 
-    def seeded(seed: int) -> torch.Generator:
-        return torch.Generator().manual_seed(seed)
+    def drawn(seed: int) -> dict[str, Tensor]:
+        return {
+            "seed": attack(model, images, labels, seed=seed),
+            "draws": attack(model, images, labels, seed=Draws.of(seed, images)),
+            "generator": attack(model, images, labels, torch.Generator().manual_seed(seed)),
+        }
 
-    drawn = attack(model, images, labels, seeded(3))
-    assert torch.equal(drawn, attack(model, images, labels, seeded(3)))
-    assert torch.equal(drawn, attack(model, images, labels, noise=uniform_noise(images, seeded(3))))
-    assert not torch.equal(drawn, attack(model, images, labels, seeded(4)))
+    one, again, other = drawn(3), drawn(3), drawn(4)
+    assert all(torch.equal(one[key], again[key]) for key in one) and torch.equal(one["seed"], one["draws"])
+    random = attack.START not in ("image", "distance") and not isinstance(attack, FABT)
+    assert all(torch.equal(one[key], other[key]) != random for key in one)
     torch.manual_seed(3)
-    assert torch.equal(drawn, attack(model, images, labels))
+    assert torch.equal(one["generator"], attack(model, images, labels))
 
 
-@pytest.mark.parametrize("source", ["generator", "noise"])
-def test_attack_with_its_own_randomness_leaves_torchs_alone(source: str, images: Tensor, labels: Tensor) -> None:
-    own = {"generator": torch.Generator()} if source == "generator" else {"noise": torch.zeros_like(images)}
+def test_pgd_starts_from_the_noise_of_generator_or_seed(images: Tensor, labels: Tensor) -> None:
+    model, attack = small_model(), brief(PGD())
+    drawn = attack(model, images, labels, torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, attack(model, images, labels, noise=uniform_noise(images, torch.Generator().manual_seed(3))))
+    seeded = attack(model, images, labels, seed=3)
+    assert torch.equal(seeded, attack(model, images, labels, noise=Draws.of(3, images).noise(images)))
+
+
+@EVERY_ATTACK
+@pytest.mark.parametrize("source", ["generator", "seed"])
+def test_attack_with_its_own_randomness_leaves_torchs_alone(attack: Any, source: str, images: Tensor, labels: Tensor) -> None:
+    own: dict[str, Any] = {"generator": torch.Generator()} if source == "generator" else {"seed": 0}
     model, before = small_model(), torch.get_rng_state()
-    brief(PGD())(model, images, labels, **own)  # type: ignore[arg-type]
+    brief(attack)(model, images, labels, **own)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -372,6 +472,83 @@ def test_image_without_a_gradient_is_left_where_it_is(images: Tensor, labels: Te
         assert torch.equal(attack(model, images, labels), images)
 
 
+class Shattered(nn.Module):
+    """Has no gradient: it computes behind the back of autograd, or rounds."""
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.how, self.inner = how, nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.how == "rounded":
+            return self.inner((images * 4).round())
+        if self.how == "constant":
+            return torch.eye(4).repeat(len(images), 1)[: len(images)]
+        with torch.no_grad():
+            return self.inner(images)
+
+
+@EVERY_ATTACK
+@pytest.mark.parametrize("how", ["detached", "rounded", "constant"])
+def test_a_model_without_gradients_is_attacked_as_well_as_can_be(attack: Any, how: str, images: Tensor, labels: Tensor) -> None:
+    attacked = brief(attack)(Shattered(how), images, labels, seed=0)
+    assert (attacked - images).abs().max() <= 0.1 + 1e-6 and attacked.min() >= 0 and attacked.max() <= 1
+
+
+def test_gradients_that_are_no_numbers_show_in_the_images(monkeypatch: pytest.MonkeyPatch, images: Tensor, labels: Tensor) -> None:
+    """As on a GPU, where no step waits for an answer: the sign of NaN is 0, and the network would seem robust."""
+
+    def broken(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(images, math.nan), model(images)
+
+    monkeypatch.setattr("dsara_lib.attacks.gradient.image_gradient", broken)
+    for name in CLIMBING:
+        assert brief(ATTACKS[name])(small_model(), images, labels).isnan().all()
+
+
+# --------------------------------------------------------------------------------------------- against another's library
+
+
+@pytest.mark.usefixtures("without_shape_check")  # which cannot be traced
+@pytest.mark.parametrize("way", ["as is", "prepared", "split"])
+@pytest.mark.parametrize("kind", ["PGD", "FGSM"])
+def test_every_pixel_is_where_foolbox_and_the_textbook_have_it(way: str, kind: str) -> None:
+    foolbox = pytest.importorskip("foolbox")
+    torch.manual_seed(0)
+    model, images = network_model().double().eval(), torch.rand(12, 3, 8, 8).double()
+    images[0], images[1] = 0, 1
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2), module.running_var.uniform_(0.5, 2)
+    labels, noise = torch.arange(12) % 4, torch.rand_like(images) * 2 - 1
+    eps, step_size, steps = 0.05, 0.013, 10
+    start = images if kind == "FGSM" else (images + eps * noise).clamp(0, 1)
+    steps, step_size = (1, eps) if kind == "FGSM" else (steps, step_size)
+
+    theirs = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=kind == "PGD")
+    if kind == "FGSM":
+        theirs = foolbox.attacks.LinfFastGradientAttack(random_start=False)
+    theirs.get_random_start = lambda x, epsilon: type(x)(start)
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+    expected = theirs.run(wrapped, images, foolbox.criteria.Misclassification(labels), epsilon=eps)
+
+    textbook = start
+    for _ in range(steps):
+        textbook = textbook + step_size * slope(model, textbook, labels).sign()
+        textbook = (images + (textbook - images).clamp(-eps, eps)).clamp(0, 1)
+
+    ours = FGSM(eps=eps) if kind == "FGSM" else PGD(eps=eps, step_size=step_size, steps=steps)
+    victim = model
+    if way == "prepared":
+        victim = pytest.importorskip("dsara_lib.architecture.prepared").prepare(model, images)
+        assert victim.folded and victim.channels_last, victim.report
+    parts = [[3], [11, 0, 7, 5], [1, 2, 4, 6, 8, 9, 10]] if way == "split" else [list(range(12))]
+    for kept in map(torch.tensor, parts):
+        attacked = ours(victim, images[kept], labels[kept], noise=noise[kept])
+        assert torch.allclose(attacked, expected[kept], rtol=0, atol=1e-6)
+        assert torch.allclose(attacked, textbook[kept], rtol=0, atol=1e-6)
+
+
 # --------------------------------------------------------------------------------------------------- settings and names
 
 
@@ -421,6 +598,11 @@ WRONG_BATCHES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Te
     "too few labels": (lambda x: x, lambda y: y[:-1], r"each of 6 images; got labels \(5,\)"),
     "one-hot labels": (lambda x: x, lambda y: F.one_hot(y), r"each of 6 images; got labels \(6, 4\)"),
     "float labels": (lambda x: x, lambda y: y.float(), "labels are int64 .* got torch.float32"),
+    "pixels to 255": (lambda x: 255 * x, lambda y: y, r"in \[0, 1\], .* got 0 to 255; normalisation belongs into"),
+    "centred pixels": (lambda x: x - 0.5, lambda y: y, r"pixels in \[0, 1\], .* got -0.5 to 0.5"),
+    "no number": (lambda x: x.clone().index_fill_(3, torch.tensor([2]), math.nan), lambda y: y, "pixels in .* got nan"),
+    "a class too many": (lambda x: x, lambda y: y + 1, "4 logits for classes 0 to 3; labels are 1 to 4"),
+    "a class below zero": (lambda x: x, lambda y: y - 1, "4 logits for classes 0 to 3; labels are -1 to 2"),
 }
 
 
@@ -431,6 +613,70 @@ def test_wrong_images_and_labels_are_refused_in_a_sentence(attack: Any, wrong: s
     of_images, of_labels, says = WRONG_BATCHES[wrong]
     with pytest.raises(WorkbookError, match=says):
         brief(attack)(small_model(), of_images(images), of_labels(labels))
+
+
+@EVERY_ATTACK
+@pytest.mark.usefixtures("without_shape_check")
+def test_noise_of_another_shape_is_refused_in_a_sentence(attack: Any, images: Tensor, labels: Tensor) -> None:
+    if attack.START == "image" or isinstance(attack, FABT):
+        brief(attack)(small_model(), images, labels, noise=images[:1])  # not used
+        return
+    with pytest.raises(WorkbookError, match=r"noise has the images' shape \(6, 3, 8, 8\); got \(1, 3, 8, 8\)"):
+        brief(attack)(small_model(), images, labels, noise=images[:1])
+
+
+class Odd(nn.Module):
+    """Answers with what another function makes of a real network's logits."""
+
+    def __init__(self, answer: Callable[[Tensor], Any]):
+        super().__init__()
+        self.inner, self.answer = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.Dropout()), answer
+
+    def forward(self, images: Tensor) -> Any:
+        return self.answer(self.inner(images))
+
+
+class BadGradient(torch.autograd.Function):
+    """Passes logits through, and NaN back."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * math.nan
+
+
+ODD = {
+    "NaN": (lambda z: z * math.nan, "logits are not finite"),
+    "one infinite": (lambda z: z.index_fill(1, torch.tensor([3]), math.inf), "logits are not finite"),
+    "too narrow": (lambda z: z[:, :3], "3 logits for classes 0 to 2; labels are 0 to 3"),
+    "fewer rows": (lambda z: z[1:], r"expected 6 rows, got \(5, 4\)"),
+    "a map": (lambda z: z[..., None], r"expected 6 rows, got \(6, 4, 1\)"),
+    "a tuple": (lambda z: (z, z), "expected 6 rows, got tuple"),
+}
+
+
+@EVERY_ATTACK
+@pytest.mark.parametrize("wrong", ODD)
+@pytest.mark.usefixtures("without_shape_check")
+def test_logits_that_mean_nothing_are_refused_in_a_sentence(attack: Any, wrong: str, images: Tensor, labels: Tensor) -> None:
+    answer, says = ODD[wrong]
+    model = Odd(answer).train()
+    with found_as_left(model), pytest.raises(WorkbookError, match=says):
+        brief(attack)(model, images, labels, seed=0)
+
+
+@EVERY_ATTACK
+def test_gradients_that_are_no_numbers_are_refused_in_a_sentence(attack: Any, images: Tensor) -> None:
+    model = Odd(BadGradient.apply).train()
+    labels = model.inner[:2](images).argmax(dim=1)
+    if isinstance(attack, Square):  # needs none
+        brief(attack)(model, images, labels, seed=0)
+        return
+    with found_as_left(model), pytest.raises(WorkbookError, match="gradients are not finite"):
+        brief(attack)(model, images, labels, seed=0)
 
 
 @pytest.mark.parametrize(("asked", "near"), [("PGD-20", "PGD20"), ("fgsm", "FGSM"), ("MIFGSM", "MI-FGSM")])

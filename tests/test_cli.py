@@ -61,7 +61,8 @@ def test_the_whole_chain_runs_headlessly_and_again_from_what_is_done(tmp_path, c
         "networks/found/best/weights.safetensors",
         "networks/found/last/card.json",
         "evaluation/white_box.csv",
-        "evaluation/transfer.npz",
+        "evaluation/transfer-PGD20.npz",
+        "evaluation/found-soundness.json",
         "report.html",
     ):
         assert expected in made, sorted(made)

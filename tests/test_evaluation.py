@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
-from toys import ATTACK, bits, toy_blueprint, toy_data
+from torch import Tensor, nn
+from torch.nn import functional as F
+from toys import ATTACK, bits, numbers, toy_blueprint, toy_data
 
 from dsara_lib.architecture import Network
-from dsara_lib.attacks import FGSM, PGD, Attack
+from dsara_lib.attacks import APGD, FGSM, PGD, Attack, AutoAttack, Draws, Square
 from dsara_lib.data import Split, unit_interval
 from dsara_lib.engine import run_epochs
 from dsara_lib.errors import WorkbookError
@@ -24,11 +28,15 @@ from dsara_lib.evaluation import (
     NATURAL,
     Evaluation,
     Evaluator,
+    Images,
+    Row,
     black_box,
     evaluate,
     image_noise,
+    incomparable,
     load_evaluation,
     load_transfer_matrix,
+    predict,
     read_csv,
     white_box,
     wilson,
@@ -37,7 +45,15 @@ from dsara_lib.evaluation import (
 from dsara_lib.runs import derive_seed
 
 DATA = toy_data(per_class=4)
+LESSONS = 12
 ATTACKS: dict[str, Attack] = {"FGSM": FGSM(eps=0.1), "PGD2": PGD(eps=0.1, step_size=0.05, steps=2)}
+CASCADE: dict[str, Attack] = {
+    "PGD2": PGD(eps=0.1, step_size=0.05, steps=2),
+    "AutoAttack": AutoAttack(eps=0.1, steps=3, targets=2, queries=6),
+    "PGD4": PGD(eps=0.1, step_size=0.05, steps=4),
+    "Square": Square(eps=0.1, queries=6, schedule=12),
+}
+ROWS = [NATURAL, "PGD2", "APGD-CE", "+APGD-T", "+FAB-T", "AutoAttack", "PGD4", "Square"]
 Z = 1.959963984540054
 
 
@@ -52,6 +68,36 @@ def network(seed: int = 0) -> Network:
     blueprint = toy_blueprint()
     torch.manual_seed(seed)
     return blueprint.build()
+
+
+@functools.cache
+def learnt() -> nn.Module:
+    """A convolutional network in float64 that is right on most images of `DATA`, and on some of them also under attack."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Tanh(), nn.Flatten(), nn.Linear(24, 3)).double()
+    images, optimizer = unit_interval(DATA.test.images).double(), torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(LESSONS):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), DATA.test.labels).backward()
+        optimizer.step()
+    return model
+
+
+def cascade(batch_size: int = 5, **changes: Any) -> Evaluator:
+    model = learnt()
+    settings = {"data": "toy", "batch_size": batch_size, "prepared": False} | changes
+    return Evaluator(white_box(model, CASCADE), {"net": model}, DATA.test, **settings)
+
+
+def walked(job: Evaluator) -> Evaluator:
+    while job.epoch < job.num_epochs:
+        list(job.run_epoch())
+    return job
+
+
+def everything(job: Evaluator) -> object:
+    found = result(job)
+    return bits([dict(found.predictions), dict(found.traces), dict(found.reached)])
 
 
 def evaluator(model: nn.Module, split: Split = DATA.test, batch_size: int = 5, seed: int = 0) -> Evaluator:
@@ -115,11 +161,13 @@ def test_wilson_refuses_what_is_no_share(successes: int, trials: int):
 
 @given(st.integers(0, 6), st.integers(0, 1000))
 def test_noise_of_an_image_depends_on_seed_and_image_alone(cut: int, seed: int):
-    whole = image_noise((6, 3, 2, 2), 0, seed)
-    parts = [image_noise((size, 3, 2, 2), first, seed) for first, size in ((0, cut), (cut, 6 - cut)) if size]
+    six = torch.empty(6, 3, 2, 2)
+    whole = image_noise(six, seed)
+    parts = [image_noise(six[:cut], seed), image_noise(six[cut:], seed, first=cut)]
     assert torch.equal(torch.cat(parts), whole)
     assert whole.abs().max() <= 1 and len({image.numpy().tobytes() for image in whole}) == 6
-    assert not torch.equal(whole, image_noise((6, 3, 2, 2), 0, seed + 1))
+    assert not torch.equal(whole, image_noise(six, seed + 1))
+    assert torch.equal(image_noise(six.double(), seed), whole.double())
 
 
 @pytest.mark.parametrize("model", [linear(), network()], ids=["linear", "network"])
@@ -138,6 +186,147 @@ def test_resumed_evaluation_equals_an_uninterrupted_one(tmp_path: Path):
             if index == stop:
                 break
         assert bits(finished(evaluator(network()), folder).predictions) == bits(whole.predictions)
+
+
+def test_evaluation_cut_anywhere_equals_an_uninterrupted_one():
+    """Also in the middle of a row, of PGD of two lengths at once and of a cascade."""
+    whole, cuts = cascade(), []
+    while whole.epoch < whole.num_epochs:
+        buffer = io.BytesIO()
+        torch.save(whole.state_dict(), buffer)
+        cuts.append(buffer.getvalue())
+        list(whole.run_epoch())
+    assert len(cuts) > 12 and list(whole.predictions) == ROWS
+    for cut in cuts:
+        job = cascade()
+        job.load_state_dict(torch.load(io.BytesIO(cut), weights_only=True))
+        assert everything(walked(job)) == everything(whole)
+
+
+def test_number_of_epochs_never_grows_and_is_reached():
+    for batch_size in (1, 5, 12):
+        job, before = cascade(batch_size), math.inf
+        while job.epoch < job.num_epochs:
+            assert job.num_epochs <= before
+            before, epoch = job.num_epochs, job.epoch
+            list(job.run_epoch())
+            assert job.epoch == epoch + 1
+        assert job.epoch == job.num_epochs <= before and list(job.predictions) == ROWS
+        assert all(int(found["net"].min()) >= 0 for found in job.predictions.values())
+
+
+def test_every_row_is_the_same_for_every_batch_size_and_engine_run(tmp_path: Path):
+    whole = result(walked(cascade(12)))
+    for batch_size in (1, 5, 7):
+        other = result(walked(cascade(batch_size)))
+        assert bits(dict(other.predictions)) == bits(dict(whole.predictions))
+        for row, trace in whole.traces.items():
+            assert other.traces[row]["accuracy"] == trace["accuracy"]
+            assert other.traces[row]["loss"] == pytest.approx(trace["loss"], rel=1e-9)
+    assert everything(finished(cascade(12), tmp_path)) == everything(walked(cascade(12)))
+
+
+def test_cascade_only_loses_images_and_some_stand():
+    found = result(walked(cascade()))
+    counts = [int(found.correct(row).sum()) for row in (NATURAL, "APGD-CE", "+APGD-T", "+FAB-T", "AutoAttack")]
+    assert counts == sorted(counts, reverse=True) and len(DATA.test) > counts[0] > counts[-1] > 0
+    assert found.correct("PGD4").sum() >= found.correct("AutoAttack").sum()
+
+
+@pytest.mark.parametrize("name", CASCADE)
+def test_every_attack_finds_in_company_what_it_finds_alone(name: str):
+    together = result(walked(cascade()))
+    alone = evaluate(learnt(), DATA.test, {name: CASCADE[name]}, batch_size=5, prepared=False)
+    assert torch.equal(together.predictions[name], alone.predictions[name])
+    assert bits(dict(together.traces.get(name, {}))) == bits(dict(alone.traces.get(name, {})))
+    if name != "Square":  # which is spared what AutoAttack has found, and reports how far both went
+        assert together.reached[name] == alone.reached[name]
+
+
+def test_only_what_still_stands_is_attacked_and_nothing_else_changes():
+    model, attack = learnt(), CASCADE["PGD2"]
+    rows = {
+        NATURAL: Row(source=model, attack=None),
+        "all": Row(source=model, attack=attack),
+        "standing": Row(source=model, attack=attack, after=NATURAL),
+    }
+    found = result(walked(Evaluator(rows, {"net": model}, DATA.test, data="toy", batch_size=5, prepared=False)))
+    right = found.correct()
+    assert not right.all() and right.any()
+    assert torch.equal(found.predictions["standing"], torch.where(right, found.predictions["all"], found.predictions[NATURAL]))
+    with pytest.raises(WorkbookError, match="unknown earlier row"):
+        Evaluator(dict(reversed(rows.items())), {"net": model}, DATA.test, data="toy")
+
+
+def test_equal_row_asks_the_network_nothing_twice():
+    job, passes = cascade(12), []
+    handle = learnt().register_forward_pre_hook(lambda _, given: passes.append(len(given[0])))
+    try:
+        while job.tasks[job._task].row.attack != CASCADE["Square"] or "AutoAttack" not in job.predictions:
+            list(job.run_epoch())
+        passes.clear()
+        walked(job)
+    finally:
+        handle.remove()
+    found = result(job)
+    # Those that stood before Square are known; the others are attacked, and asked once more for their prediction.
+    assert passes and max(passes) == int((found.correct() & ~found.correct("+FAB-T")).sum())
+
+
+def test_square_after_a_cascade_that_left_nothing_to_attack():
+    attacks = {"AutoAttack": AutoAttack(eps=1, steps=3, queries=6), "Square": Square(eps=1, queries=6, schedule=12)}
+    found = evaluate(learnt(), DATA.test, attacks, prepared=False)
+    assert found.accuracy("+FAB-T") == 0 and found.reached["Square"]["change"] > 0.5
+    alone = evaluate(learnt(), DATA.test, {"Square": attacks["Square"]}, prepared=False)
+    assert torch.equal(found.predictions["Square"], alone.predictions["Square"])
+
+
+def test_parts_of_two_cascades_and_attacks_of_their_names_are_not_mixed_up():
+    model, one = learnt(), CASCADE["AutoAttack"]
+    other, weak = replace(one, eps=0.02), APGD(eps=0.001, steps=1)  # type: ignore[type-var]
+    rows = white_box(model, {"AutoAttack": one, "other": other, "APGD-CE": weak})
+    assert rows["APGD-CE"] == Row(source=model, attack=weak, after=NATURAL)
+    for name, whole in (("AutoAttack", one), ("other", other)):
+        attacks, row = [], rows[name]
+        while row.attack is not None:
+            attacks.append(row.attack)
+            row = rows[row.after or ""]
+        assert attacks[::-1] == list(whole.parts().values()) and rows[name].whole == whole  # type: ignore[attr-defined]
+    shared = white_box(model, {"APGD-CE": one.parts()["APGD-CE"], "AutoAttack": one, "again": one})  # type: ignore[attr-defined]
+    assert list(shared) == [NATURAL, "APGD-CE", "+APGD-T", "+FAB-T", "AutoAttack", "again"]
+
+
+def test_prepared_network_gives_the_verdicts_of_the_plain_one():
+    plain = result(walked(cascade()))
+    prepared = result(walked(cascade(prepared=True)))
+    assert bits(dict(prepared.predictions)) == bits(dict(plain.predictions))
+    assert prepared.provenance["prepared"] and not plain.provenance["prepared"]
+
+
+class Breaking(nn.Module):
+    """A network whose gradients turn NaN at one image, until it is mended."""
+
+    def __init__(self, mended: bool):
+        super().__init__()
+        self.inner, self.mended = linear(), mended
+
+    def forward(self, images: Tensor) -> Tensor:
+        bad = images.requires_grad and not self.mended and 7 in numbers(images.detach())
+        return self.inner(images) * (math.nan if bad else 1)
+
+
+def test_what_was_done_is_kept_when_numbers_break_in_the_middle(tmp_path: Path):
+    def job(mended: bool) -> Evaluator:
+        attacks = {"FGSM": FGSM(eps=0.0), "PGD2": PGD(eps=0.0, step_size=0.0, steps=2)}  # they keep the images' numbers
+        model = Breaking(mended)
+        rows = {name: replace(row, after=None) for name, row in white_box(model, attacks).items()}
+        return Evaluator(rows, {"net": model}, DATA.test, data="toy", batch_size=5, prepared=False)
+
+    with pytest.raises(WorkbookError, match="not finite"):
+        finished(job(False), tmp_path)
+    events = list(run_epochs(broken := job(True), tmp_path))
+    assert events[0].kind == "restored" and events[0].epoch == 4  # all natural batches, and the first of FGSM
+    assert everything(broken) == everything(walked(job(True)))
 
 
 def test_done_evaluation_is_read_and_not_made_again(tmp_path: Path):
@@ -190,7 +379,7 @@ def test_evaluation_leaves_networks_as_it_found_them():
     source, target = mixed_modes(), mixed_modes()
     before = condition(source), condition(target)
     job = Evaluator(black_box({"a": source}, ATTACK), {"a": source, "b": target}, DATA.test, data="toy", batch_size=5)
-    assert sum(1 for _ in job.run_epoch()) == 3
+    assert sum(1 for _ in job.run_epoch()) == 1
     assert (condition(source), condition(target)) == before
     steps = job.predictions  # a row that is left in the middle
     job.epoch = 0
@@ -253,8 +442,96 @@ def test_predictions_are_those_on_the_attacked_images():
     model, images = network().eval(), unit_interval(DATA.test.images)
     found = evaluate(model, DATA.test, ATTACKS)
     for name, attack in ATTACKS.items():
-        attacked = attack(model, images, DATA.test.labels, noise=image_noise(tuple(images.shape), 0, 0))
-        assert torch.equal(found.predictions[name], model(attacked).argmax(dim=1))
+        attacked = attack(model, images, DATA.test.labels, noise=image_noise(images, 0))
+        clean = model(images).argmax(dim=1)  # what is wrong already is not attacked
+        expected = torch.where(clean == DATA.test.labels, model(attacked).argmax(dim=1), clean)
+        assert torch.equal(found.predictions[name], expected)
+
+
+def test_traces_and_reach_are_those_of_a_plain_loop():
+    model, images, labels = learnt().eval(), unit_interval(DATA.test.images).double(), DATA.test.labels
+    found = result(walked(cascade()))
+    kept = found.correct().nonzero().squeeze(1)
+    x, y = images[kept], labels[kept]
+    attack, accuracy, loss = CASCADE["PGD4"], [], []
+    for _, attacked, _ in attack.iterates(model, x, y, seed=Draws(0, kept)):  # type: ignore[attr-defined]
+        logits = model(attacked)
+        accuracy.append((logits.argmax(dim=1) == y).sum().item() / len(labels))
+        loss.append(F.cross_entropy(logits, y).item())
+    assert found.traces["PGD4"]["steps"] == [0, 1, 2, 3, 4] and found.traces["PGD2"]["steps"] == [0, 1, 2]
+    assert found.traces["PGD4"]["accuracy"] == pytest.approx(accuracy) and accuracy[-1] == pytest.approx(found.accuracy("PGD4"))
+    assert found.traces["PGD4"]["loss"] == pytest.approx(loss) and found.traces["PGD2"]["loss"] == pytest.approx(loss[:3])
+    reached = {"change": (attacked - x).abs().max().item(), "low": attacked.min().item(), "high": attacked.max().item()}
+    assert found.reached["PGD4"] == pytest.approx(reached) and found.reached[NATURAL]["change"] == 0
+    for name in ROWS[1:]:
+        if name in found.reached:
+            assert found.reached[name]["change"] <= 0.1 + 1e-12
+
+
+def test_floats_are_evaluated_as_the_bytes_they_come_from():
+    model = linear()
+    one = evaluate(model, DATA.test, ATTACKS)
+    other = evaluate(model, (unit_interval(DATA.test.images), DATA.test.labels), ATTACKS)
+    assert bits(dict(one.predictions)) == bits(dict(other.predictions)) and other.classes == ("0", "1", "2")
+    assert torch.equal(predict(model, unit_interval(DATA.test.images), DATA.test.labels), one.predictions[NATURAL])
+
+
+@pytest.mark.usefixtures("without_shape_check")
+def test_images_that_are_none_are_refused_in_a_sentence():
+    images, labels = unit_interval(DATA.test.images), DATA.test.labels
+    for wrong, says in (
+        ((images * 255, labels), "pixels in"),
+        ((images * math.nan, labels), "pixels in"),
+        ((images, labels[:-1]), "one label for each of 12 images"),
+        ((images[0], labels), "float tensor"),
+        ((DATA.test.images, labels), "float tensor .* got torch.uint8"),
+        ((images, labels + 1), "3 logits for classes 0 to 2; labels are 1 to 3"),
+        ((images, labels - 1), "labels are -1 to 1"),
+    ):
+        with pytest.raises(WorkbookError, match=says):
+            evaluate(linear(), wrong, ATTACKS)
+    with pytest.raises(WorkbookError, match="3 logits for classes 0 to 2; labels are 1 to 3"):
+        evaluate(linear(), replace(DATA.test, labels=labels + 1), ATTACKS)
+    assert len(Images(images=images, labels=labels)) == 12
+    with pytest.raises(WorkbookError, match="unknown engine 'pyautoatack'; did you mean 'pyautoattack'"):
+        evaluate(linear(), DATA.test, ATTACKS, engine="pyautoatack")
+
+
+def test_rows_say_what_they_stand_on_and_only_like_is_compared_with_like():
+    def found(attack: Attack = ATTACKS["PGD2"], model: nn.Module | None = None, split: Any = DATA.test, **more: Any) -> Evaluation:
+        return evaluate(model or linear(), split, {"PGD": attack}, **({"data": "toy"} | more))
+
+    one = found()
+    row = one.rows()[1]
+    assert {key: row[key] for key in ("attack", "eps", "step_size", "steps", "start", "loss", "engine", "dtype", "seed")} == {
+        "attack": "PGD", "eps": 0.1, "step_size": 0.05, "steps": 2, "start": "uniform", "loss": "cross-entropy",
+        "engine": "dsara", "dtype": "float32", "seed": 0,
+    }  # fmt: skip
+    assert incomparable(row, found(model=linear(1)).rows()[1]) == []
+    assert one.compare(found(model=linear(1), seed=3), "PGD").both <= 12  # another network, other noise
+    flipped = replace(DATA.test, images=DATA.test.images.flip(3))
+    pgd = PGD(eps=0.1, step_size=0.05, steps=2)
+    for key, other in {
+        "data": found(data="other"),
+        "eps": found(replace(pgd, eps=0.2)),
+        "step_size": found(replace(pgd, step_size=0.01)),
+        "steps": found(replace(pgd, steps=3)),
+        "start": found(FGSM(eps=0.1)),
+        "dtype": found(model=linear().double()),
+        "image_checksum": found(split=flipped),
+        "images": found(split=DATA.test.subset(torch.arange(5))),
+        "loss": found(Square(eps=0.1, queries=2)),
+    }.items():
+        reasons = incomparable(row, other.rows()[1])
+        assert any(reason.startswith(f"{key} ") for reason in reasons), key
+        with pytest.raises(WorkbookError, match=f"cannot be compared under PGD: .*{key} "):
+            one.compare(other, "PGD")
+    assert incomparable(row, {**row, "engine": "pyautoattack"}) == ["engine 'dsara' and 'pyautoattack'"]
+    assert incomparable({**row, "dtype": ""}, {**row, "dtype": ""}) == ["dtype is not known"]
+    more, fewer = (found(Square(eps=0.1, queries=queries)) for queries in (2, 3))
+    assert incomparable(more.rows()[1], fewer.rows()[1]) == ["queries 2 and 3"]
+    with pytest.raises(WorkbookError, match="unknown evaluated attack 'FGSM'"):
+        one.compare(one, "FGSM")
 
 
 @pytest.fixture
@@ -291,7 +568,8 @@ def test_transfer_rows_and_files_say_what_the_matrix_says(matrix, tmp_path: Path
 def test_table_has_a_row_for_each_attack_and_survives_its_file(tmp_path: Path):
     found = evaluate(network(), DATA.test, ATTACKS, name="net", data="toy", classes=DATA.classes)
     rows = found.rows()
-    columns = ["network", "data", "attack", "eps", "step_size", "steps", "correct", "images", "accuracy", "low", "high"]
+    columns = ["network", "data", "attack", "eps", "step_size", "steps", "targets", "queries", "start", "loss", "engine", "dtype"]
+    columns += ["seed", "image_checksum", "correct", "images", "accuracy", "low", "high"]
     assert [list(row) for row in rows] == 3 * [columns]
     assert [(row["attack"], row["eps"], row["step_size"], row["steps"]) for row in rows] == [
         (NATURAL, 0.0, None, None),

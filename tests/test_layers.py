@@ -30,6 +30,7 @@ FLOORS = {
     "evaluation": 4,
     "legend": 4,
     "search": 5,
+    "soundness": 5,
     "drawing": 5,
     "plots": 5,
     "presets": 6,

@@ -22,15 +22,24 @@ from dsara_lib import drawing, paper, plots
 from dsara_lib.cli import main
 from dsara_lib.data import eps_text
 from dsara_lib.errors import WorkbookError
-from dsara_lib.evaluation import Evaluation, TransferMatrix, read_csv, write_csv
+from dsara_lib.evaluation import Evaluation, TransferMatrix, mean_and_spread, paired, read_csv, write_csv
 from dsara_lib.presets import DEMO, PAPER
 from dsara_lib.report import write_report
 from dsara_lib.report.record import read
 from dsara_lib.report.sections import SECTIONS, amount, differing_settings
 from dsara_lib.runs import RunStore, describe, read_json, write_json, write_jsonl
+from dsara_lib.soundness import Check, save
 
 NETWORKS = ("found", "found-last", "found-natural", "AdvRush")
-SETTINGS = {"PGD20": {"eps": 0.2, "step_size": 0.05, "steps": 20}, "FGSM": {"eps": 0.2}}
+SETTINGS = {
+    "FGSM": {"eps": 0.2, "engine": "dsara"},
+    "PGD20": {"eps": 0.2, "step_size": 0.05, "steps": 20, "engine": "dsara"},
+    "AutoAttack": {"eps": 0.2, "steps": 100, "targets": 2, "queries": 5000, "engine": "pyautoattack"},
+}
+BOARDS = {
+    "found": [Check(name="zero gradients", verdict="pass", number="0 %", sentence="No image is without a gradient.")],
+    "found-natural": [Check(name="softmaxed output", verdict="fail", number="100 %", sentence="Every answer sums to one.")],
+}
 CLASSES = ("a", "b", "c")
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;"
@@ -82,7 +91,7 @@ class Page(HTMLParser):
 def evaluation(network: str, seed: int, data: str = "digits") -> Evaluation:
     drawn = torch.Generator().manual_seed(seed)
     labels = torch.arange(30) % 3
-    predictions = {name: torch.randint(0, 3, (30,), generator=drawn) for name in ("natural", "FGSM", "PGD20")}
+    predictions = {name: torch.randint(0, 3, (30,), generator=drawn) for name in ("natural", *SETTINGS)}
     described = {"network": network, "data": data, "eps": 0.2, "classes": CLASSES, "attacks": SETTINGS}
     return Evaluation(labels=labels, predictions=predictions, **described)
 
@@ -122,15 +131,20 @@ def write_evaluation(folder: Path, networks: tuple[str, ...] = NETWORKS, data: s
         if "/" not in each.network:
             each.save(folder / f"{each.network}.npz")
     curve = [
-        row | {"eps": eps, "attack": "PGD20"} for each in found[:2] for row, eps in zip(each.rows(), (0, 0.1, 0.2), strict=True)
+        row | {"eps": eps, "attack": "PGD20"} for each in found[:2] for row, eps in zip(each.rows()[:3], (0, 0.1, 0.2), strict=True)
     ]
     write_csv(folder / "accuracy_against_eps.csv", curve)
     labels = found[0].labels
     predictions = torch.randint(0, 3, (len(networks), len(networks), 30), generator=torch.Generator().manual_seed(9))
-    described = {"attack": "PGD20", "eps": 0.2, "data": data}
-    matrix = TransferMatrix(sources=networks, targets=networks, labels=labels, predictions=predictions, **described)
-    write_csv(folder / "transfer.csv", matrix.rows())
-    matrix.save(folder / "transfer.npz")
+    rows = []
+    for attack in ("PGD20", "MI-FGSM"):
+        described = {"attack": attack, "eps": 0.2, "data": data}
+        matrix = TransferMatrix(sources=networks, targets=networks, labels=labels, predictions=predictions, **described)
+        rows += matrix.rows()
+        matrix.save(folder / f"transfer-{attack}.npz")
+    write_csv(folder / "transfer.csv", rows)
+    for name, checks in BOARDS.items():
+        save(folder / f"{name}-soundness.json", checks, {})
 
 
 def write_run(results: Path) -> Path:
@@ -204,7 +218,7 @@ def test_finished_run_has_every_part_and_nothing_missing(page: Page):
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
     assert links == [f"#{name}" for name in SECTIONS]
     assert "Not run yet" not in page.text and "could not be" not in page.text.lower()
-    assert sum(tag == "img" for tag, _ in page.elements) == 6 + 3 + 3 + 1 + 1 + 1 + 1 + 1
+    assert sum(tag == "img" for tag, _ in page.elements) == 6 + 3 + 3 + 2 + 1 + 1 + 1 + 2 + 1
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -235,19 +249,64 @@ def test_white_box_table_shows_the_numbers_of_the_csv(page: Page, finished: Path
     table = page.table("network", "all attacks")
     rows = read_csv(finished / "evaluation" / "white_box.csv")
     attacks = list(dict.fromkeys(row["attack"] for row in rows))
-    assert table[0][2:5] == ["natural eps 0", "FGSM eps 0.2", "PGD20 eps 0.2, 20 steps of 0.05"]
+    assert table[0][3:6] == ["natural eps 0", "FGSM eps 0.2", "PGD20 eps 0.2, 20 steps of 0.05"]
+    assert table[0][6] == "AutoAttack eps 0.2, 100 steps, 2 targets, 5,000 queries, pyautoattack"
     assert [row[0] for row in table[1:]] == list(NETWORKS)
     for line in table[1:]:
         mine = {row["attack"]: row for row in rows if row["network"] == line[0]}
-        assert line[2:5] == [shown(mine[attack]) for attack in attacks]
+        assert line[3:7] == [shown(mine[attack]) for attack in attacks]
         worst = evaluation(line[0], NETWORKS.index(line[0])).worst_case().float().mean().item()
-        assert line[5].startswith(f"{100 * worst:.1f} %")
+        assert line[7].startswith(f"{100 * worst:.1f} %")
     assert [line[1] for line in table[1:]] == ["best, epoch 1", "last, epoch 2", "best, epoch 1", "best, epoch 1"]
+    assert [line[2] for line in table[1:]] == ["all checks pass", "not checked", "fails: softmaxed output", "not checked"]
+
+
+def test_soundness_is_told_in_the_checks_own_words(page: Page):
+    assert "fail: softmaxed output. Every answer sums to one." in page.text
+    assert ["zero gradients", "found", "pass", "0 %", "No image is without a gradient."] in page.table("check")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_failed_check_of_the_found_network_stands_in_the_headline(run: Path):
+    save(run / "evaluation" / "found-soundness.json", BOARDS["found-natural"], {})
+    assert "Beside these numbers stands what the soundness board says: fails: softmaxed output." in Page(write_report(run)).text
+
+
+def test_better_is_said_only_where_the_paired_test_says_so(page: Page):
+    table = page.table("in this comparison")
+    for line in table[1:]:
+        other = line[0].rpartition(" ")[2]
+        ours, theirs = (evaluation(name, NETWORKS.index(name)).correct(line[1]) for name in ("found", other))
+        counts = paired(ours, theirs)
+        words = {"better": "better than", "worse": "worse than"}.get(counts.verdict, "not shown to differ from")
+        assert line[0] == f"found is {words} {other}"
+        assert line[2:] == [*map(str, (counts.alone, counts.other_alone, counts.both, counts.neither)), f"{counts.p_value:.3f}"]
+    assert len(table) == 1 + 3 * (len(NETWORKS) - 1)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_runs_that_differ_in_their_seed_alone_give_mean_and_spread(run: Path):
+    assert "Over the seeds" not in Page(write_report(run)).text
+    other = Path(shutil.copytree(run, run.parent / "other"))
+    card = read_json(other / "run.json")
+    card["settings"]["seed"] = 4
+    write_json(other / "run.json", card)
+    rows = read_csv(other / "evaluation" / "white_box.csv")
+    write_csv(other / "evaluation" / "white_box.csv", [row | {"accuracy": row["accuracy"] / 2} for row in rows])
+    table = Page(write_report(run)).table("network", "deviation")
+    for row, line in zip(rows, table[1:], strict=True):
+        mean, deviation = mean_and_spread([row["accuracy"], row["accuracy"] / 2])
+        assert line == [row["network"], row["attack"], "2", f"{100 * mean:.1f} %", f"{100 * deviation:.1f}"]
+    card["settings"]["profile"] = "short"
+    write_json(other / "run.json", card)
+    assert "Over the seeds" not in Page(write_report(run)).text
 
 
 def test_transfer_table_and_gaps_show_the_numbers_of_the_csv(page: Page, finished: Path):
     table = page.table("source \\ target", "found")
-    rows = {(row["source"], row["target"]): row for row in read_csv(finished / "evaluation" / "transfer.csv")}
+    written = read_csv(finished / "evaluation" / "transfer.csv")
+    assert {row["attack"] for row in written} == {"PGD20", "MI-FGSM"} and "MI-FGSM with eps 0.2" in page.text
+    rows = {(row["source"], row["target"]): row for row in written if row["attack"] == "PGD20"}
     assert table[0][1:] == list(NETWORKS)
     for line in table[1:]:
         assert line[1:] == [shown(rows[line[0], target]) for target in NETWORKS]
@@ -287,7 +346,7 @@ def test_paper_rows_stand_beside_ours_and_each_says_whose_it_is(page: Page, fini
         kind = "natural" if "natural" in line[0] else "adversarial"
         assert line[1] == f"measured here digits, demo, {DEMO.training.epochs} {kind} epochs, eps 0.2, 30 test images"
         assert line[4:7] == [shown(rows[line[0], attack]) for attack in ("natural", "FGSM", "PGD20")]
-        assert line[7:] == 3 * ["not evaluated here"]  # PGD100 in this run, and AutoAttack
+        assert line[7:9] == 2 * ["not evaluated here"] and line[9] == shown(rows[line[0], "AutoAttack"])
     second = page.table("source \\ target", "WRN-R")
     assert second[-1] == ["DSARA", "77.09 %", "67.80 %", "64.65 %", "55.87 %"]
     assert "not comparable with the paper's" in page.text
@@ -349,6 +408,7 @@ def remove(*places: str) -> Callable[[Path], None]:
         (remove("evaluation/accuracy*"), "Not run yet: accuracy against eps. It is written by notebook 04"),
         (remove("figures"), "Not run yet: adversarial examples. It is written by notebook 04"),
         (remove("evaluation/*.npz"), ""),
+        (remove("evaluation/*.json"), "Not run yet: the soundness board. It is written by notebook 04"),
         (remove("networks/found-natural"), ""),
     ],
 )

@@ -4,6 +4,7 @@ from .cost import Cost, cost
 from .genotype import Edge, Genotype, discretise
 from .networks import Blueprint, Network, Supernet
 from .operations import OPERATIONS, make_operation
+from .prepared import Prepared, prepare
 from .space import KINDS, SearchSpace, Slot
 
 __all__ = [
@@ -14,10 +15,12 @@ __all__ = [
     "Edge",
     "Genotype",
     "Network",
+    "Prepared",
     "SearchSpace",
     "Slot",
     "Supernet",
     "cost",
     "discretise",
     "make_operation",
+    "prepare",
 ]

@@ -9,15 +9,27 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import WorkbookError, unknown
+from .apgd import APGD, APGDT
+from .autoattack import AutoAttack
 from .base import Attack, check_radius
+from .draws import Draws
+from .fab import FABT
 from .gradient import BIM, FGSM, MIFGSM, PGD
+from .square import Square
 
 ATTACKS: dict[str, Any] = {
     "FGSM": FGSM(),
     "BIM": BIM(),
     "PGD20": PGD(steps=20),
     "PGD100": PGD(steps=100),
+    "PGD20-any": PGD(steps=20, early_stop=True),
+    "PGD100-any": PGD(steps=100, early_stop=True),
     "MI-FGSM": MIFGSM(),
+    "APGD-CE": APGD(),
+    "APGD-T": APGDT(),
+    "FAB-T": FABT(),
+    "Square": Square(),
+    "AutoAttack": AutoAttack(),
 }
 
 
@@ -41,4 +53,19 @@ def at_radius(attack: Any, eps: float) -> Any:
     return replace(attack, eps=eps, step_size=min(1.0, attack.step_size / attack.eps * eps))
 
 
-__all__ = ["ATTACKS", "BIM", "FGSM", "MIFGSM", "PGD", "Attack", "at_radius", "make_attack"]
+__all__ = [
+    "APGD",
+    "APGDT",
+    "ATTACKS",
+    "BIM",
+    "FABT",
+    "FGSM",
+    "MIFGSM",
+    "PGD",
+    "Attack",
+    "AutoAttack",
+    "Draws",
+    "Square",
+    "at_radius",
+    "make_attack",
+]

@@ -18,6 +18,17 @@ from .evaluation import (
 from .mgda import shortest_combination
 from .networks import cost_dots, stack
 from .paper import front, pareto
+from .robustness import (
+    attack_steps,
+    cascade,
+    confusion,
+    loss_surface,
+    paired,
+    per_class,
+    soundness_board,
+    spread,
+    worst_images,
+)
 from .search import (
     alpha_heatmaps,
     alpha_lines,
@@ -36,6 +47,9 @@ __all__ = [
     "adversarial_examples",
     "alpha_heatmaps",
     "alpha_lines",
+    "attack_steps",
+    "cascade",
+    "confusion",
     "cost_dots",
     "decisions",
     "edge_history",
@@ -45,15 +59,21 @@ __all__ = [
     "genotype_changes",
     "images_grid",
     "kept_edges",
+    "loss_surface",
     "operation_counts",
+    "paired",
     "pareto",
+    "per_class",
     "save",
     "search_losses",
     "shortest_combination",
+    "soundness_board",
+    "spread",
     "stack",
     "style",
     "to_bytes",
     "training_curves",
     "transfer_matrix",
     "validation",
+    "worst_images",
 ]

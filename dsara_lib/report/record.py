@@ -16,6 +16,8 @@ from ..engine import History, read_history
 from ..errors import WorkbookError
 from ..evaluation import Evaluation, TransferMatrix, load_arrays, load_evaluation, load_transfer_matrix, read_csv
 from ..runs import read_json
+from ..soundness import Check
+from ..soundness import load as load_board
 from ..training import load_card
 
 Part = TypeVar("Part")
@@ -39,7 +41,9 @@ class Record:
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
     transfer: list[dict[str, Any]] = field(default_factory=list)
-    matrix: TransferMatrix | None = None
+    matrices: dict[str, TransferMatrix] = field(default_factory=dict)  # by attack
+    boards: dict[str, list[Check]] = field(default_factory=dict)  # by network
+    seeds: dict[int, list[dict[str, Any]]] = field(default_factory=dict)  # white-box rows of runs that differ in their seed alone
     figures: dict[str, Path] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
 
@@ -119,7 +123,12 @@ def read(folder: Path) -> Record:
     record.curve = part(lambda: read_csv(evaluation / "accuracy_against_eps.csv", "network", *COLUMNS), [])
     record.transfer = part(lambda: read_csv(evaluation / "transfer.csv", "source", "target", *COLUMNS), [])
     record.evaluations = part(lambda: evaluations(evaluation, record.white_box, record.classes), {})
-    record.matrix = part(lambda: matrix(evaluation, record.transfer), None)
+    record.matrices = part(lambda: matrices(evaluation, record.transfer), {})
+    for path in sorted(evaluation.glob("*-soundness.json")):
+        checks = part(partial(load_board, path), None)
+        if checks is not None:
+            record.boards[path.name.removesuffix("-soundness.json")] = checks[0]
+    record.seeds = part(lambda: other_seeds(record), {})
     record.figures = {path.stem: path for path in sorted((folder / "figures").glob("*.svg"))}
     return record
 
@@ -141,9 +150,22 @@ def evaluations(folder: Path, rows: list[dict[str, Any]], classes: tuple[str, ..
     return found
 
 
-def matrix(folder: Path, rows: list[dict[str, Any]]) -> TransferMatrix | None:
-    """The transfer matrix, where its predictions and its table are there."""
-    if not rows:
-        return None
-    described = {name: rows[0][name] for name in ("attack", "eps", "data")}
-    return load_transfer_matrix(folder / "transfer.npz", **described)
+def matrices(folder: Path, rows: list[dict[str, Any]]) -> dict[str, TransferMatrix]:
+    """The transfer matrix of each attack, where its predictions and its rows are there."""
+    found = {}
+    for row in {row["attack"]: row for row in rows}.values():
+        described = {name: row[name] for name in ("attack", "eps", "data")}
+        found[row["attack"]] = load_transfer_matrix(folder / f"transfer-{row['attack']}.npz", **described)
+    return found
+
+
+def other_seeds(record: Record) -> dict[int, list[dict[str, Any]]]:
+    """White-box rows by seed of the evaluated runs beside this one that have its settings; empty where there is no other seed."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for path in sorted(record.folder.parent.glob("*/evaluation/white_box.csv")):
+        card = read_json(path.parent.parent / "run.json")
+        settings = dict(card.get("settings") or {}) if isinstance(card, dict) else {}
+        seed = settings.pop("seed", None)
+        if seed is not None and settings == {name: value for name, value in record.settings.items() if name != "seed"}:
+            found.setdefault(int(seed), read_csv(path, "network", *COLUMNS))
+    return found if len(found) > 1 else {}

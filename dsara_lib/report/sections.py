@@ -6,7 +6,6 @@ import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,14 +13,22 @@ import torch
 from .. import drawing, paper, plots
 from ..architecture import Blueprint, cost
 from ..data import eps_text
-from ..evaluation import NATURAL, wilson
+from ..evaluation import NATURAL, mean_and_spread, paired, wilson
 from ..presets import PAPER
 from ..runs import describe
+from ..soundness import marked, remark
 from .page import Markup, interval, join, missing, paragraph, percent, picture, plot, saved_plot, section, table, tag, text_cell
 from .record import LAST, Record
 
 FOUND, TWIN = "found", "found-natural"
 MAIN_ATTACK = "PGD20"
+STEPS_OF = "PGD100"  # whose steps are drawn
+CLOSE_UPS = {
+    "worst_images": f"The images that fell furthest to {MAIN_ATTACK}",
+    "loss_surface": "The loss around one test image, along the sign of its gradient and along random signs",
+    "accuracy_by_class": "Accuracy by class, natural and under Square",
+    "confusion": "What each class is taken for under Square",
+}
 NOT_EVALUATED = "not evaluated here"
 UPPER_LEVELS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "SingleObjective": lambda level: f"the {level.get('objective')} loss alone",
@@ -87,13 +94,18 @@ def measured(record: Record) -> Iterator[str]:
             f" the found network is right on {told(natural)} of the {natural['images']:,} test images as they are, and on "
             f"{told(robust)} of them under {with_eps(robust)}. In brackets: Wilson intervals at 95 %."
         )
+    strongest = record.row(FOUND, "AutoAttack")
+    if strongest is not None:
+        yield f"Under {with_eps(strongest)}, the strongest attack here, {told(strongest)} are left."
+    if words := remark(record.boards.get(FOUND, [])):
+        yield f"Beside these numbers stands what the soundness board says: {words}."
     if record.classes:
         yield against_chance(robust, 1 / len(record.classes))
     twin, twin_natural = record.row(TWIN, MAIN_ATTACK), record.row(TWIN, NATURAL)
     if twin is not None and twin_natural is not None:
         yield (
             f"The same architecture trained on natural images only is right on {told(twin_natural)} of them as they are and on "
-            f"{told(twin)} under {with_eps(twin)}: {compared(robust, twin)}."
+            f"{told(twin)} under {with_eps(twin)}: {compared(record, robust, twin)}."
         )
 
 
@@ -105,12 +117,16 @@ def against_chance(row: Mapping[str, Any], chance: float) -> str:
     return f"{guessing}; the interval under {with_eps(row)} does not lie above that, so no robustness is shown."
 
 
-def compared(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def compared(record: Record, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """How adversarial training changed the accuracy, and whether so many images can tell."""
     points = 100 * (one["accuracy"] - other["accuracy"])
-    apart = one["low"] > other["high"] or other["low"] > one["high"]
-    sure = "the intervals are apart" if apart else "the intervals overlap, so these images do not tell the two apart"
-    return f"adversarial training changes that by {points:+.1f} points; {sure}"
+    found = [record.evaluations.get(row["network"]) for row in (one, other)]
+    if found[0] is None or found[1] is None:
+        return f"adversarial training changes that by {points:+.1f} points"
+    counts = paired(found[0].correct(one["attack"]), found[1].correct(other["attack"]))
+    sure = "" if counts.verdict != "no evidence" else "; these images do not tell the two apart"
+    test = f"McNemar's test on the same images: p = {counts.p_value:.2g}{sure}"
+    return f"adversarial training changes that by {points:+.1f} points ({test})"
 
 
 def tiles(record: Record) -> Markup | None:
@@ -119,6 +135,7 @@ def tiles(record: Record) -> Markup | None:
     for network, attack, words in (
         (FOUND, NATURAL, "found, natural images"),
         (FOUND, MAIN_ATTACK, "found, {}"),
+        (FOUND, "AutoAttack", "found, {}"),
         (TWIN, MAIN_ATTACK, "naturally trained twin, {}"),
     ):
         row = record.row(network, attack)
@@ -250,13 +267,13 @@ def training(record: Record) -> Markup:
 
 
 def white_box(record: Record) -> Markup:
-    """Each network under each attack."""
+    """Each network under each attack, with what the soundness board has to say beside it."""
     rows = record.white_box
     if not rows:
         return missing("the white-box evaluation", "notebook 04 (white-box attacks)")
     attacks = {row["attack"]: row for row in rows}
     networks = list(dict.fromkeys(row["network"] for row in rows))
-    head = ["network", "weights", *(attack_head(row) for row in attacks.values())]
+    head = ["network", "weights", "soundness", *(attack_head(row) for row in attacks.values())]
     worst = bool(record.evaluations)
     if worst:
         strongest = max(row["eps"] for row in rows)
@@ -266,25 +283,112 @@ def white_box(record: Record) -> Markup:
         cells = [accuracy_cell(record.row(network, attack)) for attack in attacks]
         if worst:
             cells.append(worst_case_cell(record, network))
-        body.append([network, text_cell(weights_told(record, network)), *cells])
+        body.append([network, text_cell(weights_told(record, network)), text_cell(remark_on(record, network)), *cells])
+    engines = ", ".join(sorted({str(row["engine"]) for row in rows if row.get("engine")})) or "not known"
     about = (
-        f"Accuracy with Wilson intervals at 95 %, data {record.data}, {images_told(rows)}; each attack made on the network itself."
+        f"Accuracy with Wilson intervals at 95 %, data {record.data}, {images_told(rows)}; each attack made on the network itself "
+        f"(engine {engines}). "
+        "Columns with a plus count what the cascade has left so far; AutoAttack is what stands after all four parts."
     )
     pieces = [table(head, body, about=about, classes=["ours" if name == FOUND else "" for name in networks])]
-    pieces.append(paragraph(order_told(record, networks, list(attacks))))
-    if record.evaluations and record.classes:
-        make = partial(plots.accuracy_by_attack, [record.evaluations[name] for name in networks if name in record.evaluations])
+    shown = [marked(each, record.boards.get(name, [])) for name, each in record.evaluations.items()]
+    if shown and record.classes:
+        make = partial(plots.accuracy_by_attack, shown)
         caption = f"Accuracy by attack, {data_and_eps(record)}; bars are Wilson intervals at 95 %."
         pieces.append(drawn(record, "accuracy_by_attack", caption, make, source="evaluation/white_box.csv"))
-    return join(*pieces)
+    cascaded = [each for each in shown if "AutoAttack" in each.predictions]
+    if cascaded and record.classes:
+        caption = f"What each part of AutoAttack leaves, {data_and_eps(record)}."
+        pieces.append(drawn(record, "cascade", caption, partial(plots.cascade, cascaded), source="evaluation/white_box.csv"))
+    traces = {each.network: each.traces[STEPS_OF] for each in shown if STEPS_OF in each.traces}
+    if traces:
+        caption = f"Accuracy and loss against the steps of {STEPS_OF}, {data_and_eps(record)}."
+        make = partial(plots.attack_steps, traces, STEPS_OF, shown[0].eps, len(shown[0].labels))
+        pieces.append(drawn(record, "attack_steps", caption, make, source="evaluation/white_box.csv"))
+    return join(*pieces, pairs(record), over_seeds(record))
+
+
+def remark_on(record: Record, network: str) -> Markup | str:
+    """What the soundness board says of a network, in as few words as stand beside a number."""
+    if network not in record.boards:
+        return "not checked"
+    words = remark(record.boards[network])
+    return tag("span", words, class_="warning") if words else "all checks pass"
+
+
+def soundness(record: Record) -> Markup:
+    """The soundness board."""
+    if not record.boards:
+        return missing("the soundness board", "notebook 04 (white-box attacks)")
+    caption = "What tells a robust network from an attack that fails: each check of each network."
+    newest = max(
+        (f"evaluation/{name}-soundness.json" for name in record.boards), key=lambda p: (record.folder / p).stat().st_mtime_ns
+    )
+    pieces = [drawn(record, "soundness_board", caption, partial(plots.soundness_board, record.boards), source=newest)]
+    for network, checks in record.boards.items():
+        told = [
+            tag("li", tag("strong", f"{check.verdict}: {check.name}. "), check.sentence)
+            for check in checks
+            if check.verdict in ("warn", "fail")
+        ]
+        if told:
+            pieces.append(join(tag("h3", network), tag("ul", *told)))
+    head = ["check", "network", "verdict", "number", "what it says"]
+    lines = [
+        [check.name, text_cell(network), text_cell(check.verdict), check.number, text_cell(check.sentence)]
+        for network, checks in record.boards.items()
+        for check in checks
+    ]
+    whole = table(head, lines, about="Every check; skipped ones say what they would need.")
+    return join(*pieces, tag("details", tag("summary", "All checks in words"), whole))
+
+
+def pairs(record: Record) -> Markup | None:
+    """The found network against each other one on the same images; "better" only where McNemar's test says so."""
+    ours, told = record.evaluations.get(FOUND), []
+    for name, other in record.evaluations.items():
+        for attack in (NATURAL, MAIN_ATTACK, "AutoAttack"):
+            if ours is None or name == FOUND or attack not in ours.predictions or attack not in other.predictions:
+                continue
+            counts = paired(ours.correct(attack), other.correct(attack))
+            verdict = {"better": "better than", "worse": "worse than"}.get(counts.verdict, "not shown to differ from")
+            cells = [text_cell(attack), counts.alone, counts.other_alone, counts.both, counts.neither, f"{counts.p_value:.3f}"]
+            told.append([f"{FOUND} is {verdict} {name}", *cells])
+    if not told:
+        return None
+    head = ["in this comparison", "attack", "right on found alone", "on the other alone", "on both", "on neither", "p"]
+    about = f"Paired comparison on the same images, {data_and_eps(record)}; p by McNemar's exact test, level 5 %."
+    return table(head, told, about=about)
+
+
+def over_seeds(record: Record) -> Markup | None:
+    """Mean and spread over runs with the same settings and other seeds."""
+    if not record.seeds:
+        return None
+    values: dict[tuple[str, str], list[float]] = {}
+    for rows in record.seeds.values():
+        for row in rows:
+            values.setdefault((row["network"], row["attack"]), []).append(row["accuracy"])
+    body = []
+    for (network, attack), found in values.items():
+        mean, deviation = mean_and_spread(found)
+        body.append([network, text_cell(attack), len(found), percent(mean), f"{100 * deviation:.1f}"])
+    seeds = ", ".join(map(str, sorted(record.seeds)))
+    about = f"Over the seeds {seeds}: mean accuracy and standard deviation (n - 1) in points, {record.data}."
+    return table(["network", "attack", "seeds", "mean", "deviation"], body, about=about)
 
 
 def attack_head(row: Mapping[str, Any]) -> Markup:
     """An attack with its settings, as a column's head."""
     if row["attack"] == NATURAL:
         return join(NATURAL, tag("small", "eps 0"))
-    steps = "" if row.get("steps") is None else f", {row['steps']} steps of {eps_text(row['step_size'])}"
-    return join(row["attack"], tag("small", f"eps {eps_text(row['eps'])}{steps}"))
+    parts = [f"eps {eps_text(row['eps'])}"]
+    if row.get("steps") is not None:
+        step = f" of {eps_text(row['step_size'])}" if row.get("step_size") is not None else ""
+        parts.append(f"{row['steps']} steps{step}")
+    parts += [f"{row[key]:,} {key}" for key in ("targets", "queries") if row.get(key) is not None]
+    parts += [str(row["engine"])] if row.get("engine") not in (None, "", "dsara") else []
+    return join(row["attack"], tag("small", ", ".join(parts)))
 
 
 def accuracy_cell(row: Mapping[str, Any] | None) -> Markup:
@@ -310,27 +414,6 @@ def weights_told(record: Record, network: str) -> str:
     if card is None:
         return ""
     return f"{'last' if network.endswith(f'-{LAST}') else 'best'}, epoch {card['epoch']}"
-
-
-def order_told(record: Record, networks: Sequence[str], attacks: Sequence[str]) -> str:
-    """Whether stronger attacks leave less, up to what chance allows."""
-    lucky: list[str] = []
-    wrong: list[str] = []
-    for network in networks:
-        rows = [row for attack in attacks if (row := record.row(network, attack)) is not None]
-        for before, after in pairwise(rows):
-            if after["correct"] > before["correct"]:
-                more = plural(after["correct"] - before["correct"], "more image")
-                told = f"{network} is right on {more} under {after['attack']} than under {before['attack']}"
-                (wrong if after["low"] > before["high"] else lucky).append(told)
-    order = ", ".join(attacks)
-    if wrong:
-        return (
-            f"Check failed: {'; '.join(wrong)}. A stronger attack should leave fewer; the stronger one may not work as it should."
-        )
-    if lucky:
-        return f"Check: accuracy falls in the order {order}, as it should, but for what may be chance: {'; '.join(lucky)}."
-    return f"Check: on every network accuracy falls or stays in the order {order}, as it should."
 
 
 def against_eps(record: Record) -> Markup:
@@ -368,6 +451,9 @@ def examples(record: Record) -> Markup:
         added = f"what {MAIN_ATTACK} with eps {eps_of(record)} adds (enlarged)"
         caption = f"Test images, {added}, and both together, with the answers of {network}."
         pieces.append(saved_plot(path, caption))
+    for name, words in CLOSE_UPS.items():
+        if name in record.figures:
+            pieces.append(saved_plot(record.figures[name], f"{words}; {FOUND}, {data_and_eps(record)}."))
     return join(*pieces)
 
 
@@ -376,20 +462,24 @@ def transfer(record: Record) -> Markup:
     rows = record.transfer
     if not rows:
         return missing("the black-box evaluation", "notebook 05 (black-box attacks)")
-    sources, targets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("source", "target"))
-    by_pair = {(row["source"], row["target"]): row for row in rows}
-    body = [[source, *(pair_cell(by_pair.get((source, target)), source == target) for target in targets)] for source in sources]
-    about = f"Accuracy of the target (column) on images attacked on the source (row): {with_eps(rows[0])}, data {record.data}, " + (
-        f"{images_told(rows)}; framed: white box."
-    )
-    pieces = [table(["source \\ target", *targets], body, about=about)]
-    if record.matrix is not None:
-        caption = f"The same as a picture; {with_eps(rows[0])}, {record.data}."
-        make = partial(plots.transfer_matrix, record.matrix)
-        pieces.append(drawn(record, "transfer_matrix", caption, make, source="evaluation/transfer.csv"))
+    pieces = []
+    for attack in dict.fromkeys(row["attack"] for row in rows):
+        mine = [row for row in rows if row["attack"] == attack]
+        sources, targets = (list(dict.fromkeys(row[key] for row in mine)) for key in ("source", "target"))
+        by_pair = {(row["source"], row["target"]): row for row in mine}
+        body = [[source, *(pair_cell(by_pair.get((source, target)), source == target) for target in targets)] for source in sources]
+        about = (
+            f"Accuracy of the target (column) on images attacked on the source (row): {with_eps(mine[0])}, data {record.data}, "
+            f"{images_told(mine)}; framed: white box."
+        )
+        pieces.append(table(["source \\ target", *targets], body, about=about))
+        if attack in record.matrices:
+            caption = f"The same as a picture; {with_eps(mine[0])}, {record.data}."
+            make = partial(plots.transfer_matrix, record.matrices[attack])
+            pieces.append(drawn(record, f"transfer_matrix_{attack}", caption, make, source="evaluation/transfer.csv"))
+        pieces.append(tag("ul", *(tag("li", each) for each in gaps(by_pair))))
     note = "Success rates as in Section 6.2, 100 % minus accuracy: images that the target gets wrong anyway count as successes."
-    pieces += [paragraph(note), tag("ul", *(tag("li", each) for each in gaps(by_pair)))]
-    return join(*pieces)
+    return join(*pieces, paragraph(note))
 
 
 def pair_cell(row: Mapping[str, Any] | None, same: bool) -> Markup:
@@ -433,7 +523,9 @@ def pareto_points(record: Record) -> list[dict[str, Any]]:
         natural, robust = record.row(network, NATURAL), record.row(network, MAIN_ATTACK)
         if natural is not None and robust is not None:
             data = paper.DATA.get(natural["data"], natural["data"])
-            points.append({"network": network, "data": data, "natural": natural["accuracy"], "robust": robust["accuracy"]})
+            failed = remark(check for check in record.boards.get(network, []) if check.verdict == "fail")
+            name = f"{network} ({failed})" if failed else network
+            points.append({"network": name, "data": data, "natural": natural["accuracy"], "robust": robust["accuracy"]})
     return points
 
 
@@ -663,6 +755,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Record], Markup]]] = {
     "cells": ("The found cells", cells),
     "training": ("Retraining", training),
     "white-box": ("White-box attacks", white_box),
+    "soundness": ("Can the numbers be believed?", soundness),
     "eps": ("Accuracy against eps", against_eps),
     "examples": ("Adversarial examples", examples),
     "black-box": ("Black-box attacks", transfer),

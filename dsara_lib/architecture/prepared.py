@@ -1,0 +1,140 @@
+"""A network made ready to be attacked: the same logits and image gradients up to rounding, in a fraction of the time.
+
+An attack asks one frozen network for many thousand forward passes and image gradients, so it is rewritten once (`rewriting.py`).
+Nothing is taken on trust: the rewritten network is compared with the original, and where they differ, or where the original
+cannot be rewritten, a plain copy is used and `report` says why.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..shapes import Float
+from .rewriting import channels_last, rewrite
+
+NUM_COMPARED = 8  # images
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}  # of the largest logit
+
+
+class Prepared(nn.Module):
+    """A frozen copy of `original` in evaluation mode, where it stays. `folded` and `report` say what was done."""
+
+    original: nn.Module
+
+    def __init__(self, original: nn.Module, network: Callable[[Tensor], Tensor], report: str, *, folded=False, channels_last=False):
+        super().__init__()
+        self.__dict__["original"] = original  # not a submodule: its parameters are not ours
+        self.network, self.report, self.folded, self.channels_last = network, report, folded, channels_last
+        self.eval()
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Tensor:
+        return self.network(images.contiguous(memory_format=torch.channels_last) if self.channels_last else images)
+
+    def train(self, mode: bool = True) -> Prepared:
+        return super().train(False)
+
+
+@torch.inference_mode(False)
+def prepare(model: nn.Module, like: Float[Tensor, "n c h w"]) -> Prepared:
+    """`model` in evaluation mode, frozen and as fast as can be; `like` are some of its images. `model` stays as it is."""
+    try:
+        reference = _frozen_copy(model)
+    except Exception as error:
+        return Prepared(model, _InEvaluation(model), f"used as it is: it cannot be copied ({_short(error)})")
+    like = like.detach()[:NUM_COMPARED].clone()
+    reasons = list[str]()
+    with _undisturbed(like):
+        try:
+            behaviour = _Behaviour(reference, like)
+        except Exception as error:
+            return Prepared(model, _frozen_copy(model), f"a plain copy: {_short(error)}")
+        for how in (rewrite, channels_last):
+            try:
+                network, done = how(_frozen_copy(model), like)
+                report = "; ".join([done, *reasons])
+                prepared = Prepared(model, network, report, folded=how is rewrite, channels_last=True)
+                behaviour.require(prepared)
+                return prepared
+            except Exception as error:
+                reasons.append(_short(error))
+    return Prepared(model, _frozen_copy(model), "; ".join(["a plain copy", *reasons]))
+
+
+class _InEvaluation:
+    """The original itself, in evaluation mode during each pass only."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def __call__(self, images: Tensor) -> Tensor:
+        modes = [(module, module.training) for module in self.model.modules()]
+        try:
+            return self.model.eval()(images)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+
+class _Behaviour:
+    """A model's logits on some real and as many random images, and a gradient on the real ones."""
+
+    def __init__(self, model: nn.Module, like: Tensor):
+        """Raises ValueError for a model that gives no logits, or not always the same."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+        self.like, self.images = like, torch.cat([like, like.amin() + (like.amax() - like.amin()) * noise])
+        with torch.no_grad():
+            self.logits, *again = (model(self.images) for _ in range(3))
+        if not isinstance(self.logits, Tensor) or self.logits.dim() != 2 or len(self.logits) != len(self.images):
+            raise ValueError("its output is no matrix of logits")
+        if self.logits.dtype not in TOLERANCE:
+            raise ValueError(f"its numbers are {self.logits.dtype}")
+        if not all(torch.equal(self.logits, other) for other in again):
+            raise ValueError("its logits differ from pass to pass")
+        self.weights = torch.rand(self.logits[: len(like)].shape, generator=generator, dtype=like.dtype).to(like.device)
+        self.gradient = self.gradient_of(model)
+
+    def gradient_of(self, model: nn.Module) -> Tensor:
+        """Of a sum of the logits in which each has another weight."""
+        images = self.like.clone().requires_grad_()
+        with torch.enable_grad():
+            return torch.autograd.grad((model(images) * self.weights).sum(), images)[0]
+
+    def require(self, model: nn.Module) -> None:
+        """Raise ValueError unless the model behaves so. Logits so close also mean the same classes, ties apart."""
+        tolerance = TOLERANCE[self.logits.dtype]
+        with torch.no_grad():
+            difference = (model(self.images) - self.logits).abs().amax()
+        if not difference <= tolerance * self.logits.abs().amax():
+            raise ValueError(f"rewritten, its logits differed by {difference.item():.1g}")
+        # A rounded number may fall on the other side of a kink, so gradients may differ by more: 0.0025 in a sound ResNet.
+        difference = (self.gradient_of(model) - self.gradient).norm()
+        if not difference <= 30 * tolerance * self.gradient.norm():
+            raise ValueError(f"rewritten, its gradient differed by {difference.item():.1g}")
+
+
+@contextmanager
+def _undisturbed(like: Tensor) -> Iterator[None]:
+    """Random numbers are as before afterwards, and a GPU does not round to TF32 meanwhile."""
+    cudnn = torch.backends.cudnn
+    with (
+        torch.random.fork_rng([like.device] if like.is_cuda else []),
+        cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=cudnn.deterministic, allow_tf32=False),
+    ):
+        yield
+
+
+def _frozen_copy(model: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    for parameter in copied.parameters():
+        parameter.grad = None
+    return copied
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200].removeprefix("ValueError: ")

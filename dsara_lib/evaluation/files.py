@@ -1,0 +1,78 @@
+"""Tables as CSV and predictions as npz: written whole or not at all, read without executing anything."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import WorkbookError
+from ..runs import write_atomically
+
+
+def write_csv(path: str | Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV, at once or not at all."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, buffer.getvalue())
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, Any]) -> None:
+    """Write a compressed npz, at once or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_csv(path: str | Path, *needed: str) -> list[dict[str, Any]]:
+    """The rows that `write_csv` wrote, numbers as numbers.
+
+    Raises FileNotFoundError, and WorkbookError where the file is damaged or lacks a needed column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    rows: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, restkey="further", strict=True)
+        try:
+            missing = [name for name in needed if name not in (reader.fieldnames or ())]
+            rows += [{key: _number(key, value) for key, value in row.items()} for row in reader]
+        except (TypeError, ValueError, csv.Error) as error:
+            raise WorkbookError(f"{path}, line {reader.line_num}: {error}") from error
+    if missing:
+        raise WorkbookError(f"{path} has no column {' and no '.join(missing)}")
+    return rows
+
+
+COUNTS = ("steps", "targets", "queries", "seed", "correct", "images")
+NUMBERS = ("eps", "step_size", "accuracy", "low", "high", "success_rate")
+MAY_BE_EMPTY = ("step_size", "steps", "targets", "queries", "seed")  # natural images and FGSM have none
+
+
+def _number(key: str, text: str) -> Any:
+    if text == "" and key in MAY_BE_EMPTY:
+        return None
+    return int(text) if key in COUNTS else float(text) if key in NUMBERS else text
+
+
+def load_arrays(path: str | Path, *needed: str) -> dict[str, np.ndarray]:
+    """The arrays of an npz file. Raises FileNotFoundError, and WorkbookError where it is damaged or lacks a needed one."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            read = {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        raise WorkbookError(f"{path} is not an npz file of plain arrays: {error}") from error
+    missing = [name for name in needed if name not in read]
+    if missing:
+        raise WorkbookError(f"{path} has no array {' and no '.join(missing)}")
+    return read

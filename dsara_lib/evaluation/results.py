@@ -1,0 +1,201 @@
+"""What an evaluation leaves: the prediction for each image under each attack. Accuracies, worst cases and tables follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import WorkbookError, unknown
+from ..runs import read_json, write_json
+from ..shapes import Bool, Float, Int
+from .files import load_arrays, save_arrays
+from .statistics import Paired, paired, wilson
+
+NATURAL = "natural"
+
+
+# Rows are compared only where all of this is known and equal: a PGD step of 0.003 for 2/255 alone adds 7 to 12 points.
+PROVENANCE = (
+    *("data", "attack", "eps", "step_size", "steps", "targets", "queries", "start", "loss", "engine"),
+    *("dtype", "image_checksum", "images"),
+)
+
+
+def incomparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Why two rows of results may not be held against each other; empty where they may."""
+    reasons = []
+    for key in PROVENANCE:
+        if one.get(key) != other.get(key):
+            reasons.append(f"{key} {one.get(key)!r} and {other.get(key)!r}")
+        elif key in ("dtype", "image_checksum") and not one.get(key):
+            reasons.append(f"{key} is not known")
+    return reasons
+
+
+DETAILS = ("attacks", "provenance", "traces", "reached")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a network predicted for each test image under each attack; 'natural' is the clean image."""
+
+    network: str
+    data: str
+    eps: float
+    classes: tuple[str, ...]
+    labels: Int[Tensor, " n"]
+    predictions: Mapping[str, Int[Tensor, " n"]]
+    attacks: Mapping[str, Any] = field(default_factory=dict)  # settings of each attack, for the tables
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # which images, seed, dtype, whether prepared
+    traces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of PGD: steps, accuracy, loss
+    reached: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # largest change, least and largest pixel
+
+    def correct(self, attack: str = NATURAL) -> Bool[Tensor, " n"]:
+        """Which images are right under an attack."""
+        if attack not in self.predictions:
+            raise unknown("evaluated attack", attack, self.predictions)
+        return self.predictions[attack] == self.labels
+
+    def worst_case(self, attacks: Iterable[str] | None = None) -> Bool[Tensor, " n"]:
+        """Which images are right under all of these attacks (all evaluated ones if None)."""
+        masks = [self.correct(name) for name in (self.predictions if attacks is None else attacks)]
+        return torch.stack(masks).all(dim=0)
+
+    def accuracy(self, attack: str = NATURAL) -> float:
+        """Share of right images."""
+        return self.correct(attack).float().mean().item()
+
+    def interval(self, attack: str = NATURAL, confidence: float = 0.95) -> tuple[float, float]:
+        """Wilson interval of the accuracy."""
+        right = self.correct(attack)
+        return wilson(int(right.sum()), len(right), confidence)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row an attack, with all that a reader needs to compare it."""
+        rows = []
+        for name in self.predictions:
+            settings = self.attacks.get(name) or {}
+            right, (low, high) = self.correct(name), self.interval(name)
+            rows.append(
+                {
+                    "network": self.network,
+                    "data": self.data,
+                    "attack": name,
+                    "eps": settings.get("eps", 0.0),
+                    "step_size": settings.get("step_size"),
+                    "steps": settings.get("steps"),
+                    "targets": settings.get("targets"),
+                    "queries": settings.get("queries"),
+                    "start": settings.get("start", ""),
+                    "loss": settings.get("loss", ""),
+                    "engine": settings.get("engine", ""),
+                    "dtype": self.provenance.get("dtype", ""),
+                    "seed": self.provenance.get("seed"),
+                    "image_checksum": self.provenance.get("image_checksum", ""),
+                    "correct": int(right.sum()),
+                    "images": len(right),
+                    "accuracy": self.accuracy(name),
+                    "low": low,
+                    "high": high,
+                }
+            )
+        return rows
+
+    def compare(self, other: Evaluation, attack: str) -> Paired:
+        """Image by image under the same attack. Raises WorkbookError where the two rows may not be compared."""
+        mine, theirs = ({row["attack"]: row for row in each.rows()} for each in (self, other))
+        for rows in (mine, theirs):
+            if attack not in rows:
+                raise unknown("evaluated attack", attack, rows)
+        reasons = incomparable(mine[attack], theirs[attack])
+        if reasons:
+            raise WorkbookError(f"{self.network} and {other.network} cannot be compared under {attack}: {'; '.join(reasons)}")
+        return paired(self.correct(attack), other.correct(attack))
+
+    def save(self, path: str | Path) -> None:
+        """Write labels and predictions as npz, and beside it as JSON how they were made."""
+        save_arrays(path, {"labels": self.labels.numpy(), **{name: p.numpy() for name, p in self.predictions.items()}})
+        write_json(Path(path).with_suffix(".json"), {name: getattr(self, name) for name in DETAILS})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferMatrix:
+    """Targets' predictions on each source's adversarial images, as in Table 2."""
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    attack: str
+    eps: float
+    data: str
+    labels: Int[Tensor, " n"]
+    predictions: Int[Tensor, "sources targets n"]
+
+    @property
+    def num_images(self) -> int:
+        """How many images each number stands on."""
+        return len(self.labels)
+
+    @property
+    def accuracy(self) -> Float[Tensor, "sources targets"]:
+        """Accuracy of each target on each source's images."""
+        return (self.predictions == self.labels).float().mean(dim=2)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a pair; the success rate is 1 - accuracy, as in Section 6.2."""
+        rows = []
+        for s, source in enumerate(self.sources):
+            for t, target in enumerate(self.targets):
+                right = int((self.predictions[s, t] == self.labels).sum())
+                low, high = wilson(right, self.num_images)
+                share = right / self.num_images
+                rows.append(
+                    {
+                        "source": source,
+                        "target": target,
+                        "data": self.data,
+                        "attack": self.attack,
+                        "eps": self.eps,
+                        "correct": right,
+                        "images": self.num_images,
+                        "accuracy": share,
+                        "low": low,
+                        "high": high,
+                        "success_rate": 1 - share,
+                    }
+                )
+        return rows
+
+    def save(self, path: str | Path) -> None:
+        """Write labels and predictions as npz."""
+        names = {"sources": np.array(self.sources), "targets": np.array(self.targets)}
+        save_arrays(path, {"labels": self.labels.numpy(), "predictions": self.predictions.numpy(), **names})
+
+
+def load_evaluation(path: str | Path, **described: Any) -> Evaluation:
+    """What `Evaluation.save` wrote; `described` are the other fields. Never executes anything. Raises WorkbookError."""
+    read = {name: torch.from_numpy(array) for name, array in load_arrays(path, "labels").items()}
+    labels, details, beside = read.pop("labels"), {}, Path(path).with_suffix(".json")
+    if beside.is_file():
+        details = read_json(beside)
+        if not isinstance(details, dict) or not all(isinstance(details.get(name), dict) for name in DETAILS):
+            raise WorkbookError(f"{beside} does not say how an evaluation was made; run notebook 04 again")
+    known = {name: details[name] for name in DETAILS if name in details}
+    return Evaluation(labels=labels, predictions=read, **(known | described))
+
+
+def load_transfer_matrix(path: str | Path, **described: Any) -> TransferMatrix:
+    """The npz that `TransferMatrix.save` wrote; `described` are the other fields. Never executes anything."""
+    read = load_arrays(path, "labels", "predictions", "sources", "targets")
+    return TransferMatrix(
+        sources=tuple(map(str, read["sources"])),
+        targets=tuple(map(str, read["targets"])),
+        labels=torch.from_numpy(read["labels"]),
+        predictions=torch.from_numpy(read["predictions"]),
+        **described,
+    )

@@ -1,0 +1,70 @@
+"""What a count of right images says: intervals, paired comparison of two networks, spread over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, stdev
+
+from torch import Tensor
+
+from ..errors import WorkbookError
+from ..shapes import Bool
+
+LEVEL = 0.05  # of the test below which "better" may be said
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The Wilson score interval of a share (Wilson 1927): honest near 0 and 1 and for few images."""
+    if not 0 <= successes <= trials or trials < 1:
+        raise WorkbookError(f"expected 0 <= successes <= trials with at least one trial; got {successes} of {trials}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, spread = successes / trials, z * z / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    return low, 1.0 if successes == trials else min(1.0, centre + half)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """Two answers to the same images: on how many the one alone is right, the other alone, both, neither."""
+
+    alone: int
+    other_alone: int
+    both: int
+    neither: int
+
+    @property
+    def p_value(self) -> float:
+        """McNemar's test, exact: how often a fair coin divides the differing images at least so unevenly (1 where none differ)."""
+        fewer, differing = min(self.alone, self.other_alone), self.alone + self.other_alone
+        tail = ways = 1  # to choose none; then, of each number, from those of one less
+        for k in range(fewer):
+            ways = ways * (differing - k) // (k + 1)
+            tail += ways
+        return min(1.0, 2 * tail / 2**differing)  # whole numbers: nothing overflows
+
+    @property
+    def verdict(self) -> str:
+        """'better', 'worse', or 'no evidence' at the 5 % level."""
+        if self.p_value >= LEVEL:
+            return "no evidence"
+        return "better" if self.alone > self.other_alone else "worse"
+
+
+def paired(one: Bool[Tensor, " n"], other: Bool[Tensor, " n"]) -> Paired:
+    """Compare which of the same images two networks get right. Raises WorkbookError where they are not the same number."""
+    if one.shape != other.shape:
+        raise WorkbookError(f"a paired comparison needs the same images; got {len(one)} and {len(other)}")
+    counts = ((one & ~other), (~one & other), (one & other), (~one & ~other))
+    alone, other_alone, both, neither = (int(each.sum()) for each in counts)
+    return Paired(alone=alone, other_alone=other_alone, both=both, neither=neither)
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation (n - 1) over seeds; the deviation of one value is 0. Raises WorkbookError for none."""
+    if not values:
+        raise WorkbookError("a mean needs at least one value; got none")
+    return fmean(values), stdev(values) if len(values) > 1 else 0.0
