@@ -18,11 +18,12 @@ from .architecture import Blueprint, Genotype, Network, zoo
 from .attacks import make_attack
 from .data import DataSet, Split, load
 from .errors import WorkbookError
-from .evaluation import Evaluation, Evaluator, Row, TransferMatrix, black_box, load_evaluation, white_box
+from .evaluation import Evaluation, Evaluator, Row, TransferMatrix, black_box, digest, load_evaluation, white_box
 from .presets import Preset, attacks_at, fit, make_preset
 from .runs import Run, RunStore, generator
 from .search import Searcher
-from .soundness import Check, inspect, save
+from .soundness import Check, board, probe, save
+from .soundness import load as load_board
 from .training import TrainConfig, Trainer, load_card, load_network, natural
 
 FOUND = "found"
@@ -144,10 +145,15 @@ class Experiment:
         transfer: TransferMatrix | None = None,
     ) -> list[Check]:
         """Whether the network's numbers can be believed: checks, kept beside its evaluation."""
+        path = self.run.path("evaluation", f"{evaluation.network}-soundness.json")
+        probes: dict[str, Any] = load_board(path)[1] if path.is_file() else {}
+        tried = {"network": digest(network), "images": self.preset.evaluation.probe_images}
+        if probes.get("tried") != tried:  # notebook 05 adds the transfer attacks to what notebook 04 has measured
+            options = {"num_images": self.preset.evaluation.probe_images, "seed": self.seed}
+            probes = {**probe(network, self.test(), evaluation.eps, **options), "tried": tried}
         mine = [row for row in curve if row["network"] == evaluation.network]
-        options: dict[str, Any] = {"num_images": self.preset.evaluation.probe_images, "seed": self.seed}
-        checks, probes = inspect(network, self.test(), evaluation, curve=mine, transfer=transfer, **options)
-        save(self.run.path("evaluation", f"{evaluation.network}-soundness.json"), checks, probes)
+        checks = board(evaluation, probes, curve=mine, transfer=transfer)
+        save(path, checks, probes)
         return checks
 
     def _evaluator(self, rows: dict[str, Row], targets: dict[str, Network], split: Split) -> Evaluator:

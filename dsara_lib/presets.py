@@ -111,7 +111,7 @@ DEMO = Preset(
     training=TrainConfig(
         epochs=10,
         batch_size=64,
-        attack=PGD(step_size=4 / 255, steps=3),
+        attack=PGD(step_size=5 / 255, steps=2),
         learning_rate=0.1,
         schedule=OneCycle(),
         weight_decay=5e-4,
@@ -119,10 +119,11 @@ DEMO = Preset(
         held_out_attack=PGD(steps=4),
     ),
     evaluation=EvaluationConfig(
-        autoattack=AutoAttack(steps=20, targets=3, queries=200),
-        curve=(0.5, 1.0, 2.0, 8.0),
+        autoattack=AutoAttack(steps=20, targets=3, queries=100),
+        curve=(0.5, 1.0, 8.0),
         test_images=100,
         curve_images=100,
+        probe_images=32,
     ),
     num_cells=5,
     channels=4,
