@@ -111,7 +111,7 @@ DEMO = Preset(
     training=TrainConfig(
         epochs=10,
         batch_size=64,
-        attack=PGD(step_size=5 / 255, steps=2),
+        attack=PGD(step_size=4 / 255, steps=3),
         learning_rate=0.1,
         schedule=OneCycle(),
         weight_decay=5e-4,

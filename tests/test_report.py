@@ -26,7 +26,7 @@ from dsara_lib.evaluation import Evaluation, TransferMatrix, mean_and_spread, pa
 from dsara_lib.presets import DEMO, PAPER
 from dsara_lib.report import write_report
 from dsara_lib.report.record import read
-from dsara_lib.report.sections import SECTIONS, amount, differing_settings
+from dsara_lib.report.sections import SECTIONS, amount, differing_settings, p_text
 from dsara_lib.runs import RunStore, describe, read_json, write_json, write_jsonl
 from dsara_lib.soundness import Check, save
 
@@ -272,6 +272,13 @@ def test_failed_check_of_the_found_network_stands_in_the_headline(run: Path):
     assert "Beside these numbers stands what the soundness board says: fails: softmaxed output." in Page(write_report(run)).text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.0, "1.000"), (0.0494, "0.049"), (0.001, "0.001"), (0.00099, "< 0.001"), (0.0, "< 0.001")]
+)
+def test_p_is_never_a_bare_zero(value: float, text: str):
+    assert p_text(value) == text
+
+
 def test_better_is_said_only_where_the_paired_test_says_so(page: Page):
     table = page.table("in this comparison")
     for line in table[1:]:
@@ -280,7 +287,7 @@ def test_better_is_said_only_where_the_paired_test_says_so(page: Page):
         counts = paired(ours, theirs)
         words = {"better": "better than", "worse": "worse than"}.get(counts.verdict, "not shown to differ from")
         assert line[0] == f"found is {words} {other}"
-        assert line[2:] == [*map(str, (counts.alone, counts.other_alone, counts.both, counts.neither)), f"{counts.p_value:.3f}"]
+        assert line[2:] == [*map(str, (counts.alone, counts.other_alone, counts.both, counts.neither)), p_text(counts.p_value)]
     assert len(table) == 1 + 3 * (len(NETWORKS) - 1)
 
 

@@ -154,6 +154,7 @@ thead th { vertical-align: bottom; font-weight: 600; border-bottom: 2px solid va
 tbody th { font-weight: 500; white-space: nowrap; }
 td small, th small { display: block; color: var(--soft); font-weight: 400; white-space: nowrap; }
 td.text small { white-space: normal; min-width: 8rem; }
+thead th small { white-space: normal; min-width: 5.5rem; }
 tr.ours > * { background: var(--ours); }
 td.same { outline: 2px solid #d55e00; outline-offset: -2px; }
 figure { margin: 1rem 0 1.5rem; overflow-x: auto; }

@@ -352,13 +352,18 @@ def pairs(record: Record) -> Markup | None:
                 continue
             counts = paired(ours.correct(attack), other.correct(attack))
             verdict = {"better": "better than", "worse": "worse than"}.get(counts.verdict, "not shown to differ from")
-            cells = [text_cell(attack), counts.alone, counts.other_alone, counts.both, counts.neither, f"{counts.p_value:.3f}"]
+            cells = [text_cell(attack), counts.alone, counts.other_alone, counts.both, counts.neither, p_text(counts.p_value)]
             told.append([f"{FOUND} is {verdict} {name}", *cells])
     if not told:
         return None
     head = ["in this comparison", "attack", "right on found alone", "on the other alone", "on both", "on neither", "p"]
     about = f"Paired comparison on the same images, {data_and_eps(record)}; p by McNemar's exact test, level 5 %."
     return table(head, told, about=about)
+
+
+def p_text(value: float) -> str:
+    """'0.031'; never a bare zero."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def over_seeds(record: Record) -> Markup | None:
