@@ -106,17 +106,22 @@ def on_the_sphere(noise: Float[Tensor, "n c h w"], eps: float) -> Tensor:
     return eps * noise / largest.clamp_min(torch.finfo(noise.dtype).tiny)
 
 
+def target_gap(logits: Tensor, labels: Tensor, targets: Tensor) -> Float[Tensor, " n"]:
+    """The target's logit minus that of the true class."""
+    return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
+
+
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Float[Tensor, " n"]:
     """Eq. (7) there: -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2) with the logits sorted, indifferent to shifts and scales.
 
     Of three classes the third stands for the fourth; of two the logits' difference itself is taken.
     """
-    gap = logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])
+    gap = target_gap(logits, labels, targets)
     if logits.shape[1] == 2:
-        return gap.squeeze(1)
+        return gap
     ordered = logits.topk(min(4, logits.shape[1]), dim=1).values
     scale = ordered[:, 0] - ordered[:, 2:].mean(dim=1)
-    return gap.squeeze(1) / (scale + 1e-12)
+    return gap / (scale + 1e-12)
 
 
 @torch.no_grad()

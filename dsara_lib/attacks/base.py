@@ -29,7 +29,6 @@ from .draws import Draws
 
 Seed = int | Draws | None
 PHOTOGRAPH_EPS = 8 / 255  # the radius of the paper's data sets (Section 5.3)
-NOT_FINITE = "the network's gradients are not finite; an attack that follows them would mean nothing"
 
 
 class Attack(Protocol):
@@ -222,7 +221,7 @@ def evaluated(
 def finite(gradient: Tensor) -> Tensor:
     """The gradient. Raises WorkbookError unless it consists of numbers."""
     if not torch.isfinite(gradient).all():
-        raise WorkbookError(NOT_FINITE)
+        raise WorkbookError("the network's gradients are not finite; an attack that follows them would mean nothing")
     return gradient
 
 

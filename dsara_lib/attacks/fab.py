@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..shapes import Float, Int
-from .apgd import likely_targets
+from .apgd import likely_targets, target_gap
 from .base import (
     PHOTOGRAPH_EPS,
     Rows,
@@ -105,7 +105,7 @@ class FABT:
         result, done = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
         rows = Rows(at=torch.arange(len(images), device=images.device), images=images, labels=labels, targets=targets, x=images)
         for _ in range(self.steps):
-            gaps, gradient, _ = evaluated(model, rows.x, rows.labels, lambda z, y: gap(z, y, rows.targets))
+            gaps, gradient, _ = evaluated(model, rows.x, rows.labels, lambda z, y: target_gap(z, y, rows.targets))
             rows.x = _step(rows.x, rows.images, gradient, gaps)
             # To share this forward pass with the next gradient of those that have not crossed did not pay: half of all cross.
             with torch.no_grad():
@@ -128,11 +128,6 @@ class FABT:
             fooled[fooled.clone()] = verified
             result[rows.at[fooled]] = inside[verified]
         return fooled
-
-
-def gap(logits: Tensor, labels: Tensor, targets: Tensor) -> Float[Tensor, " n"]:
-    """The target's logit minus that of the true class."""
-    return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
 
 
 def _step(x: Tensor, images: Tensor, gradient: Tensor, gaps: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from ..errors import WorkbookError
 from ..shapes import Float, Int
 from .base import (
-    NOT_FINITE,
     PHOTOGRAPH_EPS,
     Rows,
     Seed,
@@ -27,6 +26,7 @@ from .base import (
     check_radius,
     errs,
     evaluated,
+    finite,
     frozen,
     gradient_at,
     project,
@@ -78,9 +78,7 @@ def image_gradient(model: nn.Module, images: Float[Tensor, "n c h w"], labels: I
         logits = check_logits(model(images), labels) if on_cpu else model(images)
         loss = F.cross_entropy(logits, labels, reduction="sum")
         gradient = gradient_at(loss, images)
-    if on_cpu and not torch.isfinite(gradient).all():
-        raise WorkbookError(NOT_FINITE)
-    return gradient, logits.detach()
+    return finite(gradient) if on_cpu else gradient, logits.detach()
 
 
 def last(iterates: Iterator[Iterate]) -> Tensor:
