@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import unknown
 from ..shapes import Float
+from .depthwise import Depthwise
 
 OperationFactory = Callable[[int, int, bool], nn.Module]
 
@@ -49,10 +50,9 @@ def dilated_convolution(kernel: int) -> OperationFactory:
 
 
 def _depthwise_pointwise(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
-    padding = dilation * (kernel - 1) // 2
     return [
         nn.ReLU(),
-        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        Depthwise(channels, kernel, stride, dilation),
         nn.Conv2d(channels, channels, 1, bias=False),
         nn.BatchNorm2d(channels, affine=affine),
     ]
