@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_capture import META, NothingWaits
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -376,6 +377,17 @@ def test_same_seed_gives_the_same_attack(attack: Any, images: Tensor, labels: Te
     assert all(torch.equal(one[key], other[key]) != random for key in one)
     torch.manual_seed(3)
     assert torch.equal(one["generator"], attack(model, images, labels))
+
+
+@pytest.mark.parametrize("name", ["FGSM", "BIM", "PGD20", "MI-FGSM"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_gradient_attack_never_waits_for_the_device(name: str, kind: str, images: Tensor, labels: Tensor) -> None:
+    """Values are checked on the CPU only; elsewhere, as on this device without values, an attack can be recorded."""
+    model, noise = MODELS[kind]().to(META), uniform_noise(images, None)
+    far = [each.to(META) for each in (images, labels, noise)]
+    with NothingWaits():
+        attacked = brief(ATTACKS[name])(model, *far[:2], noise=far[2])
+    assert attacked.device == META and attacked.shape == images.shape and attacked.dtype == images.dtype
 
 
 def test_pgd_starts_from_the_noise_of_generator_or_seed(images: Tensor, labels: Tensor) -> None:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_capture import META, NothingWaits
 
 from dsara_lib.data import (
     DATASETS,
@@ -421,6 +422,13 @@ def test_a_pass_draws_all_it_needs_when_it_begins():
     state = source.get_state()
     list(begun)
     assert torch.equal(source.get_state(), state)
+
+
+def test_between_the_batches_of_a_pass_nothing_waits_for_the_device_or_comes_from_elsewhere():
+    begun = iter(Batches(numbered([9, 9]).to(META), 4, generator(), Augmentation(2, True)))
+    with NothingWaits():
+        batches = list(begun)
+    assert [(images.device, len(images), labels.device) for images, labels in batches[:2]] == [(META, 4, META)] * 2
 
 
 def test_batches_augment_each_image_as_drawn():

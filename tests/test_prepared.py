@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -330,6 +331,104 @@ def test_gradients_of_the_new_layers_are_right_also_of_second_order_and_with_dou
 
     expected = second(model)
     assert prepared.folded and (second(prepared) - expected).norm() <= EXACT * expected.norm()
+
+
+# -------------------------------------------------------------------------------------------------------------- refreshed
+
+
+def with_constants() -> nn.Module:
+    """What is computed from parameters and buffers before the images are looked at changes with them."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = self.conv((x - self.shift * 2) / self.norm.running_var.mean())
+        return self.norm(x).relu().mean((2, 3)) + self.conv.bias.exp()
+
+    model = written(forward, conv=conv(3, 4, 3), norm=nn.BatchNorm2d(4))
+    model.register_buffer("shift", torch.rand(3, 1, 1, dtype=torch.float64))
+    return model
+
+
+def mixed_and_shared() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        one, two = self.norm(self.one(x)), self.two(x)
+        both = torch.cat([one, two, self.deep(two)], 1).relu()
+        return (self.three(both) + self.four(two) + self.after(x.abs())).mean((2, 3))
+
+    return written(
+        forward,
+        one=conv(3, 3, 1),
+        norm=nn.BatchNorm2d(3),
+        two=conv(3, 3, 1),
+        deep=conv(3, 3, 3, padding=1, groups=3),
+        three=conv(9, 3, 1),
+        four=conv(3, 3, 1),
+        after=nn.BatchNorm2d(3),
+    )
+
+
+REFRESHED: dict[str, Callable[[], nn.Module]] = {
+    **{name: lambda name=name: zoo.load(name).blueprint(4, num_cells=5, channels=2).build() for name in zoo.names()},
+    "ResNet-18": lambda: torchvision.models.resnet18(weights=None, num_classes=4),
+    "constants": with_constants,
+    "mixed": mixed_and_shared,
+    "hooked": lambda: hooked("forward_hook"),
+}
+
+
+def change(model: nn.Module) -> None:
+    """As if training had gone on."""
+    trained(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        for name, buffer in model.named_buffers():
+            if name in ("shift", "mean"):
+                buffer.add_(0.1)
+
+
+def tensors(prepared: Prepared) -> list[Tensor]:
+    return [*prepared.parameters(), *prepared.buffers()]
+
+
+@pytest.mark.parametrize("name", REFRESHED)
+def test_a_refreshed_network_equals_its_changed_original_and_before_that_the_old_one(name: str) -> None:
+    model, images = trained(REFRESHED[name]()), pixels(17)
+    prepared, old = prepare(model, images), copy.deepcopy(model)
+    assert prepared.folded == (name != "hooked"), prepared.report
+    places = [tensor.data_ptr() for tensor in tensors(prepared)]
+    for _ in range(2):
+        change(model)
+        assert_same(prepared, old, images)
+        prepared.refresh()
+        assert_same(prepared, model, images)
+        old = copy.deepcopy(model)
+    fresh = prepare(model, images)
+    assert bits(tensors(prepared)) == bits(tensors(fresh)), "not to the bit"
+    assert torch.equal(prepared(images), fresh(images))
+    assert [tensor.data_ptr() for tensor in tensors(prepared)] == places, "a CUDA graph would read old memory"
+
+
+def test_refreshing_leaves_the_original_as_it_is_and_may_change_to_another() -> None:
+    model, other = (trained(zoo.load("DSARA").blueprint(4, num_cells=5, channels=2).build()) for _ in range(2))
+    prepared, before = prepare(model, pixels()), (found(model), found(other))
+    with torch.inference_mode():
+        prepared.refresh(other)
+    assert prepared.original is other and (found(model), found(other)) == before
+    assert_same(prepared, other, pixels())
+    prepared.refresh()
+    assert_same(prepared, other, pixels())
+
+
+def test_a_network_that_cannot_be_copied_needs_no_refreshing() -> None:
+    model = trained(Head(conv(3, 4, 3), nn.BatchNorm2d(4)))
+    model.lock = (_ for _ in ())
+    prepared = prepare(model, pixels())
+    change(model)
+    prepared.refresh()
+    assert_same(prepared, model, pixels())
+
+
+# ---------------------------------------------------------------------------------------------------- what it saves
 
 
 class Counting(TorchDispatchMode):

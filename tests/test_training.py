@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from toys import ATTACK, SPACE, TRAIN, Noting, bits, numbers, toy_blueprint, toy_data, toy_genotype
 
 from dsara_lib import training
-from dsara_lib.attacks import PGD
+from dsara_lib.architecture import Prepared
+from dsara_lib.attacks import PGD, gradient
 from dsara_lib.attacks.base import uniform_noise
 from dsara_lib.data import load
 from dsara_lib.engine import read_history, run_epochs
@@ -37,6 +39,10 @@ from dsara_lib.training import (
 )
 
 DATA = toy_data()
+OPTIONS: dict[str, tuple[TrainConfig, dict[str, Any]]] = {
+    "plain": (TRAIN, {}),
+    "all options": (replace(TRAIN, cutout=2, schedule=OneCycle()), {"drop_path": 0.3, "auxiliary": True}),
+}
 
 
 def trainer(config: TrainConfig = TRAIN, seed: int = 0, **blueprint: Any) -> Trainer:
@@ -193,6 +199,96 @@ def test_natural_training_attacks_only_to_measure(monkeypatch):
     assert not any("adversarial" in name for row in rows for name in row)
 
 
+# ------------------------------------------------------------------------------------------------- on what it is crafted
+
+
+def batch(index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return DATA.train.images[6 * index : 6 * index + 6].float() / 255, DATA.train.labels[:6]
+
+
+@pytest.mark.parametrize("options", [{}, {"drop_path": 0.3, "auxiliary": True, "normalisation": ((0.5,) * 3, (0.2,) * 3)}])
+@pytest.mark.usefixtures("without_shape_check")
+def test_each_step_crafts_on_what_equals_the_present_network(options):
+    job = trainer(**options)
+    for index in range(3):
+        images, labels = batch(index)
+        noise = uniform_noise(images, generator("noise", index))
+        expected = ATTACK(job.network, images, labels, noise=noise)
+        # Where a gradient is all but zero, its sign hangs on rounding.
+        assert (job.craft(images, labels, noise) - expected).abs().gt(1e-6).float().mean() < 0.01
+        assert torch.allclose(job.source()(images), job.network.eval()(images), rtol=1e-4, atol=1e-5)
+        job.step(images, labels, index)
+    source = job.source()
+    assert isinstance(source, Prepared) and source.original is job.network
+
+
+@pytest.mark.usefixtures("without_shape_check")
+def test_what_is_crafted_on_is_no_part_of_the_state():
+    job, other = trainer(), trainer()
+    before = bits([job.state_dict(), job.settings()])
+    random = torch.get_rng_state()
+    assert isinstance(job.source(), Prepared) and torch.equal(torch.get_rng_state(), random)
+    assert bits([job.state_dict(), job.settings()]) == before == bits([other.state_dict(), other.settings()])
+
+
+@pytest.mark.usefixtures("without_shape_check")
+def test_crafting_and_gradients_never_wait_for_the_device(monkeypatch):
+    class Waiting(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert func.overloadpacket.__name__ not in ("_local_scalar_dense", "nonzero", "is_nonzero"), func
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(gradient, "check_images", lambda *_: None)  # asked on a CPU only
+    monkeypatch.setattr(gradient, "check_logits", lambda logits, _: logits)
+    monkeypatch.setattr(gradient, "finite", lambda slope: slope)
+    job, (images, labels) = trainer(drop_path=0.3, auxiliary=True), batch(0)
+    assert isinstance(job.source(), Prepared)
+    with Waiting():
+        job.gradients(job.craft(images, labels, torch.zeros_like(images)), labels)
+        with pytest.raises(AssertionError):
+            labels.sum().item()
+
+
+class Static:
+    """Stands in for CUDA graphs: what a recorded function gives lies in the same tensors each time."""
+
+    most, replays = 4, 0
+
+    def eagerly(self, function: Any, inputs: Any) -> Any:
+        return function(*inputs)
+
+    def record(self, function: Any, inputs: Any) -> Any:
+        return StaticRecording(self, function)
+
+    def wait(self) -> None:
+        pass
+
+
+class StaticRecording:
+    def __init__(self, graphs: Static, function: Any):
+        self.graphs, self.function, self.outputs = graphs, function, list[torch.Tensor]()
+
+    def replay(self, inputs: Any) -> Any:
+        self.graphs.replays += 1
+        found = self.function(*inputs)
+        flat = [found] if isinstance(found, torch.Tensor) else list(found)
+        self.outputs = self.outputs or [torch.empty_like(each) for each in flat]
+        for static, each in zip(self.outputs, flat, strict=True):
+            static.copy_(each)
+        return self.outputs[0] if isinstance(found, torch.Tensor) else tuple(self.outputs)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_steps_replayed_into_the_same_memory_learn_the_same_to_the_bit(monkeypatch, options):
+    config, blueprint = OPTIONS[options]
+    plain, graphs = trainer(config, **blueprint), Static()
+    monkeypatch.setattr(training, "graphs_on", lambda _: graphs)
+    replayed = trainer(config, **blueprint)
+    rows = [list(islice(job.run_epoch(), 3)) for job in (plain, replayed)]
+    assert rows[0] == rows[1] and graphs.replays == 4
+    assert bits(plain.state_dict()) == bits(replayed.state_dict())
+
+
 # ----------------------------------------------------------------------------------------------------------- held out
 
 
@@ -253,16 +349,15 @@ def test_a_kept_network_measures_what_its_card_says(trained):
 
 # --------------------------------------------------------------------------------------------------- stopped and resumed
 
-OPTIONS: dict[str, tuple[TrainConfig, dict[str, Any]]] = {
-    "plain": (TRAIN, {}),
-    "all options": (replace(TRAIN, cutout=2, schedule=OneCycle()), {"drop_path": 0.3, "auxiliary": True}),
-}
 
-
+@pytest.mark.parametrize("prepared", [False, True])  # the shape check keeps networks from being traced
 @pytest.mark.parametrize("options", OPTIONS)
-def test_stopped_and_resumed_equals_uninterrupted_to_the_bit(tmp_path, options):
+def test_stopped_and_resumed_equals_uninterrupted_to_the_bit(tmp_path, request, options, prepared):
+    if prepared:
+        request.getfixturevalue("without_shape_check")
     config, blueprint = OPTIONS[options]
-    run(trainer(config, **blueprint), tmp_path / "uninterrupted")
+    job = run(trainer(config, **blueprint), tmp_path / "uninterrupted")
+    assert isinstance(job.source(), Prepared) == prepared
     expected = outcome(tmp_path / "uninterrupted")
     for stop in (2, 6, 9):  # within the first epoch, within the second, after the second epoch's commit
         torch.manual_seed(stop)  # what else happens in the process must not matter

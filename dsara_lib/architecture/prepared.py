@@ -3,19 +3,21 @@
 An attack asks one frozen network for many thousand forward passes and image gradients, so it is rewritten once (`rewriting.py`).
 Nothing is taken on trust: the rewritten network is compared with the original, and where they differ, or where the original
 cannot be rewritten, a plain copy is used and `report` says why.
+
+Where the network changes between attacks, as in adversarial training, `Prepared.refresh` takes over its present numbers.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from ..shapes import Float
-from .rewriting import channels_last, rewrite
+from .rewriting import Recipe, channels_last, rewrite
 
 NUM_COMPARED = 8  # images
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}  # of the largest logit
@@ -25,15 +27,46 @@ class Prepared(nn.Module):
     """A frozen copy of `original` in evaluation mode, where it stays. `folded` and `report` say what was done."""
 
     original: nn.Module
+    copied: nn.Module | None
 
-    def __init__(self, original: nn.Module, network: Callable[[Tensor], Tensor], report: str, *, folded=False, channels_last=False):
+    def __init__(
+        self,
+        original: nn.Module,
+        network: Callable[[Tensor], Tensor],
+        report: str,
+        *,
+        copied: nn.Module | None = None,
+        recipes: Sequence[Recipe] = (),
+        folded: bool = False,
+        channels_last: bool = False,
+    ):
+        """`network` is made of tensors of `copied`, a copy of the original, and of recipes. Without `copied` it is the original."""
         super().__init__()
-        self.__dict__["original"] = original  # not a submodule: its parameters are not ours
+        self.__dict__.update(original=original, copied=copied)  # no submodules: not all of their parameters are ours
         self.network, self.report, self.folded, self.channels_last = network, report, folded, channels_last
+        self.recipes = list(recipes)
         self.eval()
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Tensor:
         return self.network(images.contiguous(memory_format=torch.channels_last) if self.channels_last else images)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def refresh(self, original: nn.Module | None = None) -> None:
+        """Compute what the original computes now; `original` takes its place, a network of the same kind.
+
+        Only its parameters and buffers are looked at. All is written in place, nothing is waited for: a CUDA graph may hold it.
+        """
+        if original is not None:
+            self.__dict__["original"] = original
+        if self.copied is None:
+            return
+        both = list(zip(_tensors(self.copied), _tensors(self.original), strict=True))
+        for dtype in {ours.dtype for ours, _ in both}:  # one kernel for many, where they are of one type
+            ours, theirs = zip(*(pair for pair in both if pair[0].dtype == dtype), strict=True)
+            torch._foreach_copy_(ours, theirs)
+        for recipe in self.recipes:
+            recipe.follow()
 
     def train(self, mode: bool = True) -> Prepared:
         return super().train(False)
@@ -47,22 +80,28 @@ def prepare(model: nn.Module, like: Float[Tensor, "n c h w"]) -> Prepared:
     except Exception as error:
         return Prepared(model, _InEvaluation(model), f"used as it is: it cannot be copied ({_short(error)})")
     like = like.detach()[:NUM_COMPARED].clone()
+
+    def plain(report: str) -> Prepared:
+        copied = _frozen_copy(model)
+        return Prepared(model, copied, report, copied=copied)
+
     reasons = list[str]()
     with _undisturbed(like):
         try:
             behaviour = _Behaviour(reference, like)
         except Exception as error:
-            return Prepared(model, _frozen_copy(model), f"a plain copy: {_short(error)}")
+            return plain(f"a plain copy: {_short(error)}")
         for how in (rewrite, channels_last):
             try:
-                network, done = how(_frozen_copy(model), like)
-                report = "; ".join([done, *reasons])
-                prepared = Prepared(model, network, report, folded=how is rewrite, channels_last=True)
+                copied = _frozen_copy(model)
+                network, done, recipes = how(copied, like)
+                report, folded = "; ".join([done, *reasons]), how is rewrite
+                prepared = Prepared(model, network, report, copied=copied, recipes=recipes, folded=folded, channels_last=True)
                 behaviour.require(prepared)
                 return prepared
             except Exception as error:
                 reasons.append(_short(error))
-    return Prepared(model, _frozen_copy(model), "; ".join(["a plain copy", *reasons]))
+    return plain("; ".join(["a plain copy", *reasons]))
 
 
 class _InEvaluation:
@@ -134,6 +173,11 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
     for parameter in copied.parameters():
         parameter.grad = None
     return copied
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 def _short(error: Exception) -> str:

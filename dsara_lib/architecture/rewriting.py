@@ -4,6 +4,8 @@ In evaluation mode batch norm is a constant affine map and folds into the convol
 all 1x1 convolutions whose results are summed, or whose inputs were concatenated, become one chain of matrix products (`Mixed`);
 and the gradient of a depthwise convolution of stride 1 is a convolution with the turned kernel (`Turned`), up to ten times as
 fast as the library's gradient of a dilated one. `prepared.py` compares the result with the original before it is used.
+
+A rewritten tensor is computed by a `Recipe` from tensors of the network, so it can be computed again when those have changed.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,11 +21,26 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from .depthwise import Depthwise
 from .operations import FactorisedReduction
 
 ADDITIONS = (operator.add, torch.add)
 IN_PLACE = {"setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"}
+CONVOLUTIONS = (nn.Conv2d, Depthwise)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Recipe(NamedTuple):
+    """Some tensors are `function(*sources)`, of modules, tensors and numbers, whenever `follow` has been called."""
+
+    targets: list[nn.Parameter]
+    function: Callable[..., Sequence[Tensor]]
+    sources: tuple[Any, ...]
+
+    def follow(self) -> None:
+        """Compute the tensors anew, where they lie."""
+        for target, found in zip(self.targets, self.function(*self.sources), strict=True):
+            target.copy_(found)
 
 
 # What rewritten networks are made of.
@@ -32,10 +49,9 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 class Mixed(nn.Module):
     """The sum of 1x1 convolutions, each of its own input, and of further inputs as they are: matrix products in one place."""
 
-    def __init__(self, weights: Sequence[Tensor], bias: Tensor | None):
+    def __init__(self, weights: Sequence[nn.Parameter], bias: Tensor | None):
         super().__init__()
-        self.weights = nn.ParameterList(_frozen(weight) for weight in weights)
-        self.bias = None if bias is None else _frozen(bias)
+        self.weights, self.bias = nn.ParameterList(weights), bias
 
     def forward(self, *inputs: Tensor) -> Tensor:
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
@@ -87,11 +103,9 @@ class _Mix(torch.autograd.Function):
 class Turned(nn.Module):
     """A convolution of stride 1 whose gradient is a convolution with the turned kernel."""
 
-    def __init__(self, conv: nn.Conv2d):
+    def __init__(self, conv: nn.Conv2d, turned: nn.Parameter):
         super().__init__()
-        self.weight, self.bias = _frozen(conv.weight), None if conv.bias is None else _frozen(conv.bias)
-        by_group = conv.weight.detach().unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
-        self.turned = _frozen(by_group.contiguous(memory_format=torch.channels_last))
+        self.weight, self.bias, self.turned = conv.weight, conv.bias, turned
         assert not isinstance(conv.padding, str)
         self.groups, self.dilation, self.padding = conv.groups, conv.dilation, conv.padding
         reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
@@ -151,31 +165,30 @@ class _Grid(torch.autograd.Function):
 class Affine(nn.Module):
     """A batch norm in evaluation mode that follows nothing it could be folded into."""
 
-    def __init__(self, scale: Tensor, shift: Tensor):
+    def __init__(self, scale: nn.Parameter, shift: nn.Parameter):
         super().__init__()
-        self.scale, self.shift = _frozen(scale.view(-1, 1, 1)), _frozen(shift.view(-1, 1, 1))
+        self.scale, self.shift = scale, shift
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.shift, x, self.scale)
 
 
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.detach().clone(), requires_grad=False)
-
-
 # How a network is rewritten.
 
 
-def channels_last(model: nn.Module, like: Tensor) -> tuple[nn.Module, str]:
-    """The network itself with its weights laid out channels last, and these words."""
+def channels_last(model: nn.Module, like: Tensor) -> tuple[nn.Module, str, list[Recipe]]:
+    """The network itself with its weights laid out channels last, these words, and no recipes."""
     for parameter in model.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return model, "a plain copy, channels last"
+    return model, "a plain copy, channels last", []
 
 
-def rewrite(model: nn.Module, like: Tensor) -> tuple[nn.Module, str]:
-    """The traced network, folded, and what was done. Raises where that would lose something or cannot be done."""
+def rewrite(model: nn.Module, like: Tensor) -> tuple[nn.Module, str, list[Recipe]]:
+    """The traced network, folded, what was done, and the recipes of all that is not `model`'s own, to be followed in turn.
+
+    Raises where that would lose something or cannot be done.
+    """
     for module in model.modules():
         if any(getattr(module, hooks) for hooks in HOOKS) or "forward" in vars(module) or parametrize.is_parametrized(module):
             raise ValueError("it has hooks, parametrizations or a forward of its own")
@@ -194,11 +207,13 @@ def rewrite(model: nn.Module, like: Tensor) -> tuple[nn.Module, str]:
     if pure:
         graph.relus_in_place()
     network = graph.finish()
-    return channels_last(network, like)[0], f"{folded} batch norms folded"
+    return channels_last(network, like)[0], f"{folded} batch norms folded", graph.recipes
 
 
 class _Tracer(fx.Tracer):
     """Does not look into a plain factorised reduction, if so told: it is known what that does."""
+
+    proxy_buffer_attributes = True  # what is computed from buffers follows them too
 
     def __init__(self, keep_reductions: bool):
         super().__init__()
@@ -209,14 +224,20 @@ class _Tracer(fx.Tracer):
             halves = (m.even, m.odd)
             plain = all(type(c) is nn.Conv2d and (c.kernel_size, c.stride, c.bias) == ((1, 1), (2, 2), None) for c in halves)
             return plain and type(m.relu) is nn.ReLU and _is_constant(m.norm)
-        return super().is_leaf_module(m, module_qualified_name)
+        return type(m) is Depthwise or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Graph:
     """A traced network that is being rewritten."""
 
     def __init__(self, network: fx.GraphModule):
-        self.network, self.added = network, 0
+        self.network, self.added, self.recipes = network, 0, list[Recipe]()
+
+    def derive(self, function: Callable[..., Sequence[Tensor]], *sources: Any) -> list[nn.Parameter]:
+        """New tensors of the network, computed from others now and whenever the recipes are followed."""
+        targets = [nn.Parameter(found.detach().clone(), requires_grad=False) for found in function(*sources)]
+        self.recipes.append(Recipe(targets, function, sources))
+        return targets
 
     def nodes(self) -> list[fx.Node]:
         return list(self.network.graph.nodes)
@@ -244,7 +265,7 @@ class _Graph:
     def conv(self, node: Any) -> nn.Conv2d | None:
         """The convolution that a node calls, else None."""
         module = self.module(node)
-        return module if type(module) is nn.Conv2d and len(node.args) == 1 else None
+        return module if isinstance(module, nn.Conv2d) and type(module) in CONVOLUTIONS and len(node.args) == 1 else None
 
     def drop_identities(self) -> None:
         for node in self.nodes():
@@ -261,20 +282,22 @@ class _Graph:
                 continue
             assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None
             count += 1
-            scale, shift = _affine(norm)
             source = node.args[0]
             assert isinstance(source, fx.Node)
             parts = _concatenated(source) or [source]
             convs = [self.conv(part) for part in parts]
             alone = len(source.users) == 1 and len(set(parts)) == len(parts) and all(len(part.users) == 1 for part in parts)
             if not alone or None in convs:
-                self.replace(node, self.insert(node, Affine(*(x.to(norm.running_mean) for x in (scale, shift))), source))
+                self.replace(node, self.insert(node, Affine(*self.derive(_by_pixel, norm)), source))
                 continue
-            widths = [conv.out_channels for conv in convs if conv]
-            for part, conv, a, b in zip(parts, convs, scale.split(widths), shift.split(widths), strict=True):
+            start = 0
+            for part, conv in zip(parts, convs, strict=True):
                 assert conv is not None
                 # A copy for each call: the module may be called elsewhere too.
-                self.replace(part, self.insert(part, _scaled(conv, a, b), part.args[0]))
+                scaled = copy.deepcopy(conv)
+                scaled.weight, scaled.bias = self.derive(_scaled, conv, norm, start)
+                start += conv.out_channels
+                self.replace(part, self.insert(part, scaled, part.args[0]))
             self.replace(node, node.args[0])  # type: ignore[arg-type]
         return count
 
@@ -288,12 +311,8 @@ class _Graph:
             count += 1
             grids = self.insert(node, Grids(), *node.args)
             both = [self.call(node, operator.getitem, grids, at) for at in (0, 1)]
-            scale, shift = _affine(module.norm)
-            first, second = module.even.out_channels, module.odd.out_channels
-            even = F.pad(module.even.weight.detach().flatten(1), (0, 0, 0, second))
-            odd = F.pad(module.odd.weight.detach().flatten(1), (0, 0, first, 0))
-            weights = [(weight.double() * scale.unsqueeze(1)).to(weight) for weight in (even, odd)]
-            self.replace(node, self.insert(node, Mixed(weights, shift.to(even)), *both))
+            *weights, bias = self.derive(_of_grids, module)
+            self.replace(node, self.insert(node, Mixed(weights, bias), *both))
         return count
 
     def drop_mutations(self) -> bool:
@@ -325,7 +344,7 @@ class _Graph:
             return False
         if node.op == "call_function":
             return node.target in ADDITIONS
-        makers = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, Affine, Mixed, Turned)
+        makers = (*CONVOLUTIONS, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, Affine, Mixed, Turned)
         return type(self.module(node)) in makers
 
     def share_relus(self) -> None:
@@ -359,7 +378,7 @@ class _Graph:
     def _mix_one(self, node: fx.Node) -> None:
         source, conv = node.args[0], self.conv(node)
         assert conv is not None and isinstance(source, fx.Node)
-        weight, inner = conv.weight.flatten(1), _relu_of(source)
+        inner = _relu_of(source)
         parts = _concatenated(source) or [source]
         joined = inner is not None and all(self._is_pointwise(user) or user is node for user in source.users)
         if inner is not None and joined and (inside := _concatenated(inner)):
@@ -368,7 +387,7 @@ class _Graph:
                 with self.network.graph.inserting_after(part):
                     parts.append(self.network.graph.call_function(torch.relu, (part,)))
                 parts[-1].meta = part.meta
-        weights = weight.split([_shape(part)[1] for part in parts], dim=1)
+        weights = self.derive(_by_input, conv, [_shape(part)[1] for part in parts])
         new = self.insert(node, Mixed(weights, conv.bias), *parts)
         new.meta = node.meta
         self.replace(node, new)
@@ -385,7 +404,8 @@ class _Graph:
         inputs = [x for term, count in zip(mixed, counts, strict=True) for x in term.args[:count]]
         others = [x for term, count in zip(mixed, counts, strict=True) for x in term.args[count:]]
         others += [term for term in terms if term not in mixed]
-        new = self.insert(node, Mixed(weights, sum(biases[1:], biases[0]) if biases else None), *inputs, *others)
+        bias = self.derive(_total, *biases)[0] if len(biases) > 1 else next(iter(biases), None)
+        new = self.insert(node, Mixed(weights, bias), *inputs, *others)
         new.meta = node.meta
         self.replace(node, new)
         for term in mixed:
@@ -402,7 +422,7 @@ class _Graph:
                 and conv.padding_mode == "zeros"
                 and not isinstance(conv.padding, str)
             ):
-                turned = Turned(conv)
+                turned = Turned(conv, *self.derive(_turned, conv))
                 if min(turned.turned_padding) >= 0:
                     self.replace(node, self.insert(node, turned, node.args[0]))
 
@@ -436,13 +456,40 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
 
 
-def _scaled(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
-    """A copy of a convolution whose result is scaled and shifted by channel."""
-    scaled = copy.deepcopy(conv)
-    scaled.weight = _frozen((conv.weight.detach().double() * scale.view(-1, 1, 1, 1)).to(conv.weight))
+def _by_pixel(norm: nn.BatchNorm2d) -> list[Tensor]:
+    """What to multiply images by and to add to them."""
+    assert norm.running_mean is not None
+    return [part.to(norm.running_mean).view(-1, 1, 1) for part in _affine(norm)]
+
+
+def _scaled(conv: nn.Conv2d, norm: nn.BatchNorm2d, start: int) -> list[Tensor]:
+    """Weight and bias of a convolution and of the channels of a batch norm, from `start` on, that follows."""
+    scale, shift = (part[start : start + conv.out_channels] for part in _affine(norm))
     shift = shift if conv.bias is None else shift + scale * conv.bias.detach().double()
-    scaled.bias = _frozen(shift.to(conv.weight))
-    return scaled
+    return [(conv.weight.detach().double() * scale.view(-1, 1, 1, 1)).to(conv.weight), shift.to(conv.weight)]
+
+
+def _of_grids(module: FactorisedReduction) -> list[Tensor]:
+    """Weights for the even and the odd grid of a factorised reduction, and its bias."""
+    scale, shift = _affine(module.norm)
+    even, odd = (half.weight.detach().flatten(1) for half in (module.even, module.odd))
+    both = F.pad(even, (0, 0, 0, len(odd))), F.pad(odd, (0, 0, len(even), 0))
+    return [*((weight.double() * scale.unsqueeze(1)).to(weight) for weight in both), shift.to(even)]
+
+
+def _by_input(conv: nn.Conv2d, widths: list[int]) -> Sequence[Tensor]:
+    """The matrix of a 1x1 convolution for each of its inputs, so many channels each."""
+    return conv.weight.flatten(1).split(widths, dim=1)
+
+
+def _total(first: Tensor, *others: Tensor) -> list[Tensor]:
+    return [sum(others, first)]
+
+
+def _turned(conv: nn.Conv2d) -> list[Tensor]:
+    """The kernel by which a convolution of the output's gradient is the input's gradient."""
+    by_group = conv.weight.detach().unflatten(0, (conv.groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
+    return [by_group.contiguous(memory_format=torch.channels_last)]
 
 
 def _relu_of(node: Any, in_place: bool = False) -> fx.Node | None:

@@ -154,7 +154,8 @@ def project(attacked: Tensor, images: Tensor, eps: float) -> Tensor:
 
 def uniform_noise(images: Tensor, generator: torch.Generator | None) -> Tensor:
     """Noise in [-1, 1] of the images' shape, drawn on the CPU."""
-    drawn = torch.rand(images.shape, generator=generator, dtype=images.dtype)
+    # A GPU copies on from pinned memory without being waited for.
+    drawn = torch.rand(images.shape, generator=generator, dtype=images.dtype, pin_memory=images.is_cuda)
     return drawn.mul_(2).sub_(1).to(images.device, non_blocking=True)
 
 
