@@ -15,13 +15,18 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from test_capture import META, NothingWaits, Rehearsal
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from toys import ATTACK, SEARCH, SPACE, Noting, bits, numbers, toy_data
 
-from dsara_lib.architecture import Genotype
+from dsara_lib.architecture import Genotype, SearchSpace
 from dsara_lib.attacks import PGD
+from dsara_lib.attacks.base import uniform_noise
+from dsara_lib.attacks.gradient import image_gradient
+from dsara_lib.capture import PRECISIONS, NoGraphs
 from dsara_lib.engine import read_history, run_epochs
 from dsara_lib.errors import WorkbookError
 from dsara_lib.runs import Checkpoints
@@ -105,17 +110,17 @@ def test_a_step_takes_the_weights_first_unless_told_otherwise(monkeypatch, alpha
     searcher, order = search(replace(SEARCH, alphas_first=alphas_first)), ""
     batches = batch(0), batch(6)
 
-    def step_weights(images: Tensor, labels: Tensor) -> dict[str, Any]:
+    def step_weights(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         nonlocal order
         order += "w"
         assert numbers(images) == numbers(batches[0][0])
-        return {"w": 1}
+        return {"w": torch.tensor(1.0)}
 
-    def step_architecture(images: Tensor, labels: Tensor, weights_batch: Batch) -> dict[str, Any]:
+    def step_architecture(images: Tensor, labels: Tensor, weights_batch: Batch, unread: Any = None) -> dict[str, Any]:
         nonlocal order
         order += "a"
         assert numbers(images) == numbers(batches[1][0]) and numbers(weights_batch[0]) == numbers(batches[0][0])
-        return {"a": 1}
+        return module.read(unread or {}) | {"a": 1}
 
     monkeypatch.setattr(searcher, "step_weights", step_weights)
     monkeypatch.setattr(searcher, "step_architecture", step_architecture)
@@ -275,6 +280,213 @@ def test_every_strategy_searches(name):
     assert {f"validation/{each}_loss" for each in objectives} | {f"gradient_norm/{each}" for each in objectives} <= set(metrics)
     assert ("gradient_cosine" in metrics) == (len(objectives) == 2) and ("gamma" in metrics) == name.startswith("mgda")
     assert all(np.isfinite(value) for value in metrics.values()) and alphas_of(searcher) != before
+
+
+# -------------------------------------------------------------------------------------- nothing waits, and GPUs record
+
+STRIDED = SearchSpace(operations=("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3", "skip_connect"), num_nodes=2)
+AFAR = replace(BOTH, space=STRIDED, attack=replace(ATTACK, steps=2))
+
+
+@pytest.fixture
+def afar(monkeypatch) -> Callable[..., tuple[Searcher, list[Tensor]]]:
+    """A search on the meta device, whose tensors have no numbers that one could wait for; images, labels and noise."""
+    monkeypatch.setattr(module, "to_cpu", lambda state: state)
+    images, labels = batch(0)
+    given = [each.to(META) for each in (images, labels, uniform_noise(images, None))]
+    return lambda config: (Searcher(DATA, config, device=META), given)
+
+
+def test_no_pass_waits_for_the_device_or_brings_anything_there(afar):
+    searcher, (images, labels, noise) = afar(AFAR)
+    with NothingWaits():
+        attacked = searcher.passes.craft(images, labels, noise)
+        found = searcher.passes.weights_gradients(attacked, labels)
+        natural = searcher.passes.alphas_gradient(images, labels)
+    assert attacked.shape == images.shape and attacked.dtype == torch.float32
+    assert [each.shape for each in found] == [(), (), *(weight.shape for weight in searcher.weights)]
+    assert [each.stride() for each in found[2:]] == [weight.stride() for weight in searcher.weights]
+    assert [each.shape for each in natural] == [(), (), flat(searcher.alphas).shape]
+    assert not any(each.requires_grad or each.dtype != torch.float32 for each in (attacked, *found, *natural))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_no_strategy_waits_for_the_device_or_brings_anything_there(name):
+    level = make_strategy(name)
+    objectives = len(level.objectives)
+    with NothingWaits():
+        weights = level.weigh(torch.ones(objectives, 5, device=META), torch.ones(objectives, device=META))
+    assert weights.device == META and weights.dtype == torch.float64
+
+
+@pytest.mark.parametrize("first", ["weights", "alphas"])
+def test_a_step_asks_the_device_for_numbers_once_before_it_changes_the_alphas(monkeypatch, afar, first):
+    searcher, (images, labels, _) = afar(replace(BOTH, alphas_first=first == "alphas"))
+    asked: list[list[str]] = []
+
+    def answer(scalars: dict[str, Tensor]) -> dict[str, float]:
+        asked.append([*scalars, f"alphas have moved: {bool(searcher.alphas_optimizer.state)}"])
+        return dict.fromkeys(scalars, 1.0)
+
+    monkeypatch.setattr(module, "read", answer)
+    monkeypatch.setattr(searcher, "noise_from", torch.Generator())
+    metrics = searcher.step((images, labels), (images, labels))  # whatever else would wait has nothing to wait for here
+    of_weights = ["train/adversarial_loss", "train/adversarial_accuracy"]
+    assert set(of_weights) < set(metrics) and "finite" not in metrics
+    if first == "weights":
+        (names,) = asked
+        assert names[:2] == of_weights and names[-2:] == ["finite", "alphas have moved: False"]
+    else:
+        assert asked[1] == [*of_weights, "alphas have moved: True"] and asked[0][-2:] == ["finite", "alphas have moved: False"]
+
+
+def test_what_is_read_is_what_each_number_is():
+    scalars = {"a": torch.tensor(0.1), "b": torch.tensor(0.1, dtype=torch.float64), "c": torch.tensor(True)}
+    assert module.read(scalars) == {name: each.item() for name, each in scalars.items()}
+    assert module.read({}) == {}
+
+
+def test_a_recorded_search_equals_the_plain_one_to_the_bit(uninterrupted, tmp_path):
+    """Also where what a pass returned is gone as soon as the next is called."""
+    config, _, folder = uninterrupted
+    graphs = Rehearsal()
+    run(Searcher(DATA, config, graphs=graphs), tmp_path)
+    assert outcome(tmp_path) == outcome(folder)
+    assert graphs.noted.count("replay") > graphs.noted.count("record") and graphs.noted[-1] == "wait"
+
+
+def test_nothing_is_recorded_again_within_a_run():
+    searcher = Searcher(DATA, replace(SEARCH, validation_images=8), graphs=Rehearsal())
+    for _ in range(searcher.num_epochs - 1):
+        list(searcher.run_epoch())
+    craft, weights, alphas = (
+        part.num_graphs for part in (searcher.passes.craft, searcher.passes.weights_gradients, searcher.passes.alphas_gradient)
+    )
+    assert (craft, weights, alphas) == (2, 1, 1), "batches of six, and what is left of the validation images"
+    list(searcher.run_epoch())
+    recorded = searcher.passes.craft.graphs.noted.count("record")
+    assert recorded == 4 and searcher.passes.num_graphs == 0, "recorded again, or kept after the last epoch"
+
+
+def test_an_attack_that_asks_which_images_are_left_is_not_recorded():
+    searcher = Searcher(DATA, replace(SEARCH, attack=replace(ATTACK, early_stop=True)), graphs=Rehearsal())
+    assert isinstance(searcher.passes.craft.graphs, NoGraphs)
+    searcher.step(batch(0), batch(6))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["ieee", "bfloat16"])
+def test_on_a_gpu_recorded_steps_equal_plain_ones(precision):
+    config = replace(AFAR, precision=precision)
+    with torch.random.fork_rng():
+        recorded = Searcher(DATA, config, device="cuda")
+        plain = Searcher(DATA, config, device="cuda", graphs=NoGraphs())
+    torch.use_deterministic_algorithms(False)
+    try:
+        rows = [[searcher.step(*on_gpu(searcher)) for _ in range(5)] for searcher in (recorded, plain)]
+    finally:
+        torch.use_deterministic_algorithms(True)
+    assert recorded.passes.num_graphs == 3 and plain.passes.num_graphs == 0
+    exactness = 1e-3 if precision == "ieee" else 0.1
+    for one, other in zip(*rows, strict=True):
+        assert one["validation/natural_loss"] == pytest.approx(other["validation/natural_loss"], rel=exactness)
+    assert statistics_of_counts(recorded) == statistics_of_counts(plain) == {3 * 5}
+
+
+def on_gpu(searcher: Searcher) -> list[Batch]:
+    return [(images.to(searcher.device), labels.to(searcher.device)) for images, labels in (batch(0), batch(6))]
+
+
+def statistics_of_counts(searcher: Searcher) -> set[int]:
+    buffers = searcher.supernet.named_buffers()
+    return {int(value) for name, value in buffers if name.endswith("num_batches_tracked")}
+
+
+# ----------------------------------------------------------------------------------------------------------- precision
+
+
+def rounding_effect(data: Any, config: SearchConfig, steps: int) -> dict[str, float]:
+    """What bfloat16 changes: first at the weights of a float32 search after `steps` steps, on equal images and noise; then by as
+    many steps of its own."""
+    exact, rounded = (Searcher(data, replace(config, precision=name), seed=0) for name in ("float32", "bfloat16"))
+    start = flat(exact.alphas).detach().clone()
+    rows = [[row for _, row in zip(range(steps), searcher.run_epoch(), strict=False)] for searcher in (exact, rounded)]
+    moved = [flat(searcher.alphas).detach() - start for searcher in (exact, rounded)]
+    same = Searcher(data, replace(config, precision="bfloat16"), seed=0)
+    same.supernet.load_state_dict(exact.supernet.state_dict())
+    (images, labels), other = islice(exact._batches(exact.alphas_half), 2)
+    noise = uniform_noise(images, torch.Generator().manual_seed(0))
+    signs, losses, gradients, attacked = [], [], [], []
+    for searcher in (exact, same):
+        attacked.append(searcher.passes.craft(images, labels, noise))
+        signs.append(image_gradient(searcher.passes.folded().eval(), images, labels)[0].sign())
+    for searcher in (exact, same):
+        loss, _, gradient = searcher.passes.alphas_gradient(attacked[0], labels)
+        losses.append(loss.item())
+        gradients.append(gradient)
+    nonzero = signs[0] != 0
+    elsewhere = exact.passes.alphas_gradient(*other)[2]
+    return {
+        "steps": len(rows[0]),
+        "loss, float32": losses[0],
+        "relative difference of the loss": abs(losses[1] / losses[0] - 1),
+        "share of equal signs of the images' gradient": (signs[0] == signs[1])[nonzero].float().mean().item(),
+        "share of equal pixels after PGD": ((attacked[0] - attacked[1]).abs() < 1e-6).float().mean().item(),
+        "cosine of the alphas' gradients": F.cosine_similarity(*gradients, dim=0).item(),
+        "the same between two batches, float32": F.cosine_similarity(gradients[0], elsewhere, dim=0).item(),
+        "cosine of the alphas' ways": F.cosine_similarity(*moved, dim=0).item(),
+        "length of the alphas' way, float32": moved[0].norm().item(),
+        "length of their difference": (moved[1] - moved[0]).norm().item(),
+        "last natural loss, float32": rows[0][-1]["validation/natural_loss"],
+        "last natural loss, bfloat16": rows[1][-1]["validation/natural_loss"],
+    }
+
+
+def test_bfloat16_changes_a_search_a_little_and_float32_is_what_is_kept():
+    config = replace(BOTH, channels=4)
+    effect = rounding_effect(DATA, config, 1)
+    assert 0 < effect["relative difference of the loss"] < 0.02
+    assert effect["share of equal signs of the images' gradient"] > 0.8
+    assert 0.8 < effect["cosine of the alphas' gradients"] < 1
+    searcher = search(replace(config, precision="bfloat16"))
+    metrics = searcher.step(batch(0), batch(6))
+    assert all(np.isfinite(value) for value in metrics.values())
+    states = [searcher.supernet.state_dict(), searcher.weights_optimizer.state_dict(), searcher.alphas_optimizer.state_dict()]
+    kept = {each.dtype for each in torch.utils._pytree.tree_leaves(states) if isinstance(each, Tensor)}
+    assert kept == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_every_convolution_of_a_step_is_computed_in_the_precision(name):
+    searcher = search(replace(AFAR, precision=name))
+    dtypes: set[torch.dtype] = set()
+
+    class Looking(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.overloadpacket.__name__ in ("convolution", "convolution_backward", "mm", "addmm", "addmm_"):
+                dtypes.update(each.dtype for each in args if isinstance(each, Tensor))
+            return func(*args, **(kwargs or {}))
+
+    images, labels = batch(0)
+    noise = uniform_noise(images, None)
+    for part, inputs in (
+        (searcher.passes.craft, (images, labels, noise)),
+        (searcher.passes.weights_gradients, (images, labels)),
+        (searcher.passes.alphas_gradient, (images, labels)),
+    ):
+        dtypes.clear()
+        with Looking():
+            part(*inputs)
+        assert dtypes == {PRECISIONS[name].autocast or torch.float32}, part.function
+
+
+def test_an_unknown_precision_is_refused_and_another_one_is_another_search(tmp_path):
+    with pytest.raises(WorkbookError, match="unknown precision 'float16'; did you mean"):
+        replace(SEARCH, precision="float16")
+    list(islice(run_epochs(search(), tmp_path), 1))
+    with pytest.raises(WorkbookError, match='precision: "float32" here, "bfloat16" there'):
+        run(search(replace(SEARCH, precision="bfloat16")), tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------------- second order

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsara_lib.architecture import OPERATIONS, Edge, Genotype, Network, SearchSpace, Supernet
 from dsara_lib.architecture.cells import MixedCell
-from dsara_lib.architecture.fused import Norm, from_phases, to_phases
+from dsara_lib.architecture.fused import Norm
 from dsara_lib.errors import WorkbookError
 from tests.reference.plain_supernet import PlainMixedCell, PlainSupernet, fused_state, plain_state
 
@@ -283,12 +283,6 @@ def test_norm_has_right_gradients_for_an_expanded_scale():
         assert_close(ours, theirs, "gradient")
 
 
-def test_phases_come_back():
-    images = torch.rand(2, 3, 6, 8)
-    assert to_phases(images).shape == (8, 3, 3, 4)
-    assert torch.equal(from_phases(to_phases(images)), images)
-
-
 class Convolutions(TorchDispatchMode):
     """Count the convolutions that are started."""
 
@@ -307,7 +301,7 @@ def test_starts_few_convolutions():
         with Convolutions() as counted:
             net(images)
         counts.append(counted.number)
-    assert counts[0] > 5 * counts[1]
+    assert counts[0] > 3 * counts[1]
 
 
 def test_edges_are_ordered_node_by_node():

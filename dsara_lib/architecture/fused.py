@@ -1,24 +1,23 @@
 """All mixed operations that leave the same nodes of a supernet's cell, Eq. (2), computed together.
 
-Edge by edge, a small supernet would spend its time starting hundreds of tiny convolutions. Here one depthwise and one
-grouped pointwise convolution serve a family of operations on all edges; pooling and its batch norm run once per node.
-In evaluation mode, where attacks are crafted, batch norm is a constant affine map: it is folded, with the alphas, into the
-last pointwise convolution, which then sums all edges into a node at once. Both equal the plain sum up to rounding; the
-plain one, a module for each operation and edge, is `tests/reference/plain_supernet.py`.
+Edge by edge, a small supernet would spend its time starting hundreds of tiny convolutions. Here one depthwise convolution
+serves an operation on all edges; pooling and its batch norm run once per node. It equals the plain sum up to rounding; the
+plain one, a module for each operation and edge, is `tests/reference/plain_supernet.py`. Attacks are crafted on `folded.py`.
 
-Channels are ordered (operation, node, source, channel); folding puts the node first. Tensors are channels-last.
+Channels are ordered (operation, node, source, channel). Tensors are channels-last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..shapes import Float
+from .depthwise import depthwise
 from .operations import FactorisedReduction
 
 
@@ -59,12 +58,22 @@ class Norm(nn.BatchNorm2d):
     def forward(self, x: Float[Tensor, "n c h w"], scale: Float[Tensor, " c"] | None = None) -> Tensor:
         if scale is None:
             return super().forward(x)
+        return self.parts([x], [scale])[0]
+
+    def parts(self, tensors: Sequence[Tensor], scales: Sequence[Tensor] | None) -> list[Tensor]:
+        """The norm of some images whose channels together are its own, each multiplied by its scales."""
         assert self.num_batches_tracked is not None and self.momentum is not None
+        assert self.running_mean is not None and self.running_var is not None
         if self.training:
             self.num_batches_tracked.add_(1)
+        widths = [x.shape[1] for x in tensors]
+        statistics = zip(self.running_mean.split(widths), self.running_var.split(widths), strict=True)
         # Torch 2.15 silently gives wrong gradients for an expanded scale of a channels-last batch norm on the CPU.
-        scale = scale.contiguous()
-        return F.batch_norm(x, self.running_mean, self.running_var, scale, None, self.training, self.momentum, self.eps)
+        each = [None] * len(widths) if scales is None else [scale.contiguous() for scale in scales]
+        return [
+            F.batch_norm(x, mean, var, scale, None, self.training, self.momentum, self.eps)
+            for x, (mean, var), scale in zip(tensors, statistics, each, strict=True)
+        ]
 
     def folded(self) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
         """(scale, shift) of what it does in evaluation mode."""
@@ -84,42 +93,19 @@ class Depth(nn.Module):
 
     def __init__(self, bundle: Bundle, kernels: Sequence[int]):
         super().__init__()
-        self.bundle, self.largest = bundle, max(kernels)
+        self.bundle = bundle
         width = bundle.edges * bundle.channels
         self.depthwise = nn.ParameterList(torch.empty(width, 1, kernel, kernel) for kernel in kernels)
         self.pointwise = nn.Parameter(torch.empty(len(kernels) * width, bundle.channels, 1, 1))
         self.norm = Norm(len(kernels) * width)
 
-    def spatial(self, x: Tensor, stride: int, dilation: int, by_node: bool) -> Tensor:
-        """The depthwise convolutions. Smaller kernels lie in the largest: that costs less than to join the results."""
-        weights = [_embed(weight, self.largest) for weight in self.depthwise]
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-        weight = self.by_node(weight) if by_node else weight
-        return F.conv2d(x, weight, None, stride, dilation * (self.largest - 1) // 2, dilation, groups=len(weight))
-
-    def by_node(self, packed: Tensor) -> Tensor:
-        """Reorder the first axis from (operation, node, ...) to (node, operation, ...)."""
-        kinds = len(self.depthwise)
-        if kinds == 1:
-            return packed
-        return packed.unflatten(0, (kinds, self.bundle.nodes, -1)).transpose(0, 1).flatten(0, 2)
-
-    def mix_channels(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.pointwise, groups=len(self.pointwise) // self.bundle.channels)
-
-    def folded(self, x: Tensor) -> Tensor:
-        """Pointwise convolution and batch norm in evaluation mode, channels by node."""
-        scale, shift = self.norm.folded()
-        weight = self.by_node(self.pointwise * scale.view(-1, 1, 1, 1))
-        return F.conv2d(x, weight, self.by_node(shift), groups=len(weight) // self.bundle.channels)
-
-    def folded_sum(self, x: Tensor, alphas: Tensor) -> Tensor:
-        """The same, weighted by `alphas` and summed over operations and sources: one dense convolution into each node."""
-        nodes, sources, channels, _ = self.bundle
-        scale, shift = (part.view(-1, nodes, sources, channels) * alphas.unsqueeze(-1) for part in self.norm.folded())
-        weight = self.pointwise.view(-1, nodes, sources, channels, channels) * scale.unsqueeze(-1)
-        weight = weight.permute(1, 3, 0, 2, 4).reshape(nodes * channels, -1, 1, 1)
-        return F.conv2d(x, weight, shift.sum((0, 2)).flatten(), groups=nodes)
+    def forward(self, inputs: Sequence[Tensor], stride: int, dilation: int, scales: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """One image for each operation to one for each; `scales` multiply their channels at the end."""
+        found = []
+        for x, kernel, weight in zip(inputs, self.depthwise, self.pointwise.chunk(len(inputs)), strict=True):
+            x = depthwise(x, kernel, stride, dilation * (kernel.shape[-1] - 1) // 2, dilation)
+            found.append(pointwise(x, weight))
+        return self.norm.parts(found, scales)
 
 
 class Separables(nn.Module):
@@ -133,25 +119,15 @@ class Separables(nn.Module):
 
     def forward(self, x: Tensor, alphas: Float[Tensor, "k t s"]) -> Tensor:
         x, stride, dilation = x.relu(), self.bundle.stride, self.dilation
-        phased = False
         if dilation == 2 and stride == 2:  # only the even pixels are looked at
-            x, stride, dilation = x[:, :, ::2, ::2], 1, 1
-        elif dilation == 2 and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0:
-            # Dilated depthwise convolutions are four times as slow, and the four phases of the pixels never meet.
-            x, phased, dilation = to_phases(x), True, 1
-        x = repeat(x, len(self.operations) * self.bundle.nodes)
-        for number, depth in enumerate(self.depths, 1):
-            assert isinstance(depth, Depth)
-            x = depth.spatial(x, stride, dilation, by_node=not self.training)
+            x, stride, dilation = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last), 1, 1
+        features = [repeat(x, self.bundle.nodes)] * len(self.operations)
+        *inner, last = self.depths
+        for depth in inner:
+            features = [feature.relu_() for feature in depth(features, stride, dilation)]
             stride = 1
-            if number < len(self.depths):
-                x = depth.norm(depth.mix_channels(x)).relu_() if self.training else depth.folded(x).relu_()
-            elif self.training:
-                x = depth.norm(depth.mix_channels(x), _by_channel(alphas, self.bundle.channels))
-                x = sum_edges(x, self.bundle)
-            else:
-                x = depth.folded_sum(x, alphas)
-        return from_phases(x) if phased else x
+        scales = [_by_channel(alpha, self.bundle.channels) for alpha in alphas]
+        return sum_edges(last(features, stride, dilation, scales), self.bundle)
 
     def places(self) -> Iterator[Place]:
         """Every tensor of the plain modules."""
@@ -209,24 +185,10 @@ class Shared(nn.Module):
 
     def forward(self, x: Tensor, alphas: Float[Tensor, "k t s"]) -> Tensor:
         nodes, _, channels, _ = self.bundle
-        features = [pool(x) for pool in self.pools]
-        if self.training:
-            features = [norm(feature) for norm, feature in zip(self.norms, features, strict=True)]
+        features = [norm(pool(x)) for pool, norm in zip(self.pools, self.norms, strict=True)]
         mixed = alphas.unsqueeze(-1).expand(-1, -1, -1, channels)
-        shift = None
-        if not self.training:
-            scales, shifts = zip(*(self._folded(norm, mixed) for norm in self.norms), strict=True)
-            shift = (mixed * torch.stack(shifts)).sum((0, 2)).flatten()
-            mixed = mixed * torch.stack(scales)
         weight = torch.diag_embed(mixed).permute(1, 3, 0, 2, 4).reshape(nodes * channels, -1, 1, 1)
-        return F.conv2d(torch.cat(features, dim=1), weight, shift)
-
-    def _folded(self, norm: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (1, self.bundle.sources, self.bundle.channels)
-        if isinstance(norm, Norm):
-            scale, shift = norm.folded()
-            return scale.view(shape), shift.view(shape)
-        return like.new_ones(shape), like.new_zeros(shape)
+        return F.conv2d(torch.cat(features, dim=1), weight)
 
     def places(self) -> Iterator[Place]:
         """Every tensor of the plain modules; edges that leave the same node share theirs."""
@@ -265,7 +227,7 @@ class Reductions(nn.Module):
             half = F.conv2d(grids, weight, groups=groups)
             halves.append(half.permute(0, 2, 3, 1).unflatten(3, (groups, -1)))
         both = torch.cat(halves, dim=4).flatten(3).permute(0, 3, 1, 2)
-        return sum_edges(self.norm(both, _by_channel(alphas, self.bundle.channels)), self.bundle)
+        return sum_edges([self.norm(both, _by_channel(alphas, self.bundle.channels))], self.bundle)
 
     def places(self) -> Iterator[Place]:
         """Every tensor of the plain modules."""
@@ -327,7 +289,7 @@ class MixedEdges(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"], weights: Float[Tensor, "edges operations"]) -> Tensor:
         by_operation = weights.t().unflatten(1, (self.bundle.nodes, self.bundle.sources))
-        terms = [part(x, _rows(by_operation, part.operations)) for part in self.parts]  # type: ignore[arg-type]
+        terms = [part(x, pick(by_operation, part.operations)) for part in self.parts]  # type: ignore[arg-type]
         return sum(terms[1:], terms[0])
 
     def places(self) -> Iterator[Place]:
@@ -366,15 +328,10 @@ def _is_norm(module: nn.Module, channels: int) -> bool:
     return type(module) is nn.BatchNorm2d and repr(module) == repr(nn.BatchNorm2d(channels, affine=False, device="meta"))
 
 
-def _rows(table: Tensor, rows: list[int]) -> Tensor:
+def pick(table: Tensor, rows: list[int]) -> Tensor:
     """Some rows; neighbours, as in most spaces, without a copy. A list as index would make a GPU wait."""
     first, last = rows[0], rows[-1] + 1
     return table[first:last] if rows == list(range(first, last)) else torch.stack([table[row] for row in rows])
-
-
-def _embed(weight: Tensor, kernel: int) -> Tensor:
-    border = (kernel - weight.shape[-1]) // 2
-    return F.pad(weight, (border,) * 4) if border else weight
 
 
 def _by_channel(alphas: Tensor, channels: int) -> Tensor:
@@ -388,24 +345,69 @@ def repeat(x: Float[Tensor, "n c h w"], times: int) -> Float[Tensor, "n c2 h w"]
     return x.permute(0, 2, 3, 1).unsqueeze(3).expand(-1, -1, -1, times, -1).flatten(3).permute(0, 3, 1, 2)
 
 
-def sum_edges(x: Tensor, bundle: Bundle) -> Float[Tensor, "n c h w"]:
+def sum_edges(terms: Sequence[Tensor], bundle: Bundle) -> Float[Tensor, "n c h w"]:
     """Sum over operations and sources; what remains is (node, channel)."""
     nodes, sources, channels, _ = bundle
-    x = x.permute(0, 2, 3, 1)
-    if x.shape[3] > bundle.edges * channels:
-        x = x.unflatten(3, (-1, bundle.edges * channels)).sum(3)
-    if sources > 1:
-        x = x.unflatten(3, (nodes, sources, channels)).sum(4).flatten(3)
-    return x.permute(0, 3, 1, 2)
+    parts = [part for term in terms for part in term.split(bundle.edges * channels, dim=1)]
+    total = sum(parts[1:], parts[0])
+    if sources == 1:
+        return total
+    by_source = total.permute(0, 2, 3, 1).unflatten(3, (nodes, sources, channels)).unbind(4)
+    return sum(by_source[1:], by_source[0]).flatten(3).permute(0, 3, 1, 2)
 
 
-def to_phases(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n4 c h2 w2"]:
-    """Even and odd rows and columns as four images."""
-    x = x.permute(0, 2, 3, 1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
-    return x.permute(2, 4, 0, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
+def pointwise(x: Float[Tensor, "n c h w"], weight: Float[Tensor, "c c2 1 1"]) -> Float[Tensor, "n c h w"]:
+    """A 1x1 convolution in groups of as many channels as a row of the weight has."""
+    if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        return _Pointwise.apply(x, weight)
+    return F.conv2d(x, weight, groups=len(weight) // weight.shape[1])
 
 
-def from_phases(x: Float[Tensor, "n4 c h2 w2"]) -> Float[Tensor, "n c h w"]:
-    """What `to_phases` took apart."""
-    x = x.permute(0, 2, 3, 1).unflatten(0, (2, 2, -1))
-    return x.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+class _Pointwise(torch.autograd.Function):
+    """Matrix products in one place: torch's grouped convolution on the CPU copies each group to its own image and back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return _by_group(x, _groups(weight).mT)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_image = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_image = pointwise(gradient, _groups(weight).mT.reshape(weight.shape))
+        if ctx.needs_input_grad[1]:
+            of_weight = _weight_gradient(x, gradient, weight)
+        return of_image, of_weight
+
+
+def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor) -> Tensor:
+    width = weight.shape[1]
+    if torch.is_grad_enabled():  # second derivatives are wanted
+        g, inner = (rows(part).unflatten(1, (-1, width)) for part in (gradient, x))
+        return torch.einsum("pgo,pgi->goi", g, inner).reshape(weight.shape)
+    found = torch.empty_like(weight)
+    both = zip(rows(gradient).split(width, dim=1), rows(x).split(width, dim=1), strict=True)
+    for (g, part), out in zip(both, _groups(found), strict=True):
+        torch.mm(g.t(), part, out=out)
+    return found
+
+
+def _groups(weight: Tensor) -> Float[Tensor, "groups c c"]:
+    return weight.view(-1, weight.shape[1], weight.shape[1])
+
+
+def _by_group(x: Tensor, matrices: Tensor) -> Tensor:
+    """Each group of channels times its own matrix."""
+    out, width = torch.empty_like(x), matrices.shape[1]
+    for part, matrix, result in zip(rows(x).split(width, dim=1), matrices, rows(out).split(width, dim=1), strict=True):
+        torch.mm(part, matrix, out=result)
+    return out
+
+
+def rows(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "pixels c"]:
+    """A channels-last image as a matrix with a row for each pixel: the same memory."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)

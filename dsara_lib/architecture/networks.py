@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import WorkbookError
 from ..shapes import Float
 from .cells import Cell, MixedCell
+from .folded import FoldedSupernet, can_fold
 from .genotype import Genotype, discretise, require_kinds
 from .space import STEM_MULTIPLIER, SearchSpace
 
@@ -86,6 +87,13 @@ class Supernet(nn.Module):
             assert isinstance(cell, MixedCell)
             before, previous = previous, cell(before, previous, mixing[cell.kind])
         return self.classifier(previous.mean(dim=(2, 3)))
+
+    def folded(self, kernels: bool = True) -> nn.Module:
+        """What it computes in evaluation mode at its present weights and alphas, made to be attacked (see `folded.py`).
+
+        Where an operation is of no known family it is the supernet itself. `kernels`: whether a GPU may use its own kernels.
+        """
+        return FoldedSupernet(self, kernels) if can_fold(self) else self
 
     def genotype(self, name: str = "found") -> Genotype:
         """The discrete architecture of the present alphas."""

@@ -1,6 +1,7 @@
 """The two-stage search, Algorithms 1-3: weights on one half of the training images, alphas on the other.
 
 `Searcher` is a job for `engine.run_epochs`; `Searcher.step` is one pass of Algorithm 2's loop body over a batch of each half.
+The passes through the supernet are in `passes`; what a step has measured is read once, by `read`, before the alphas change.
 """
 
 from __future__ import annotations
@@ -19,16 +20,21 @@ from torch.nn import functional as F
 
 from ..architecture import Genotype, SearchSpace, Supernet
 from ..attacks import PGD
+from ..attacks.base import uniform_noise
+from ..capture import Graphs, precision_of
 from ..data import Augmentation, Batches, DataSet, halves
 from ..engine import Metrics, to_cpu
 from ..errors import WorkbookError
 from ..runs import describe, generator, seeded, write_atomically
 from ..shapes import Float, Int
 from ..training import Cosine, accuracy, apply_gradients, measure, set_learning_rate, whole_batches
+from .passes import Passes, flat
 from .upper_level import ADVERSARIAL, MGDA, SingleObjective, SumOfLosses, UpperLevel
 
 SHIFT = 0.01  # length by which the finite difference of `second_order` moves the weights, as in DARTS
 COLLAPSE_SHARE = 0.5  # more than this share of identities in a cell is called a collapse
+FINITE = "finite"
+Scalars = dict[str, Tensor]  # metrics that still lie on the device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +91,14 @@ class SearchConfig:
     second_order: bool = False  # one unrolled step of the weights, by finite differences
     validation_images: int = 1000  # of the alphas' half, measured after each epoch
     selection: Selection = Selection()
+    precision: str = "float32"  # of the passes: "float32", "ieee" or "bfloat16", see `capture.PRECISIONS`
 
     def __post_init__(self):
         if not self.stages or any(stage.epochs < 1 for stage in self.stages):
             raise WorkbookError(f"a search has at least one stage, and each at least one epoch; got {self.stages!r}")
         if self.batch_size < 2:
             raise WorkbookError(f"batch norm needs a batch_size of at least 2; got {self.batch_size}")
+        precision_of(self.precision)
 
     @property
     def epochs(self) -> int:
@@ -109,7 +117,16 @@ class SearchConfig:
 class Searcher:
     """The search of one data set; a job for `engine.run_epochs`."""
 
-    def __init__(self, data: DataSet, config: SearchConfig, *, seed: int = 0, device: str | torch.device = "cpu"):
+    def __init__(
+        self,
+        data: DataSet,
+        config: SearchConfig,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        graphs: Graphs | None = None,
+    ):
+        """`graphs` replaces what records the parts of a step: by default CUDA graphs on a GPU; `NoGraphs()` for none."""
         self.config, self.seed, self.data_name = config, seed, data.name
         self.device = torch.device(device)
         weights_half, alphas_half = halves(data.train, generator("halves", seed))
@@ -131,8 +148,8 @@ class Searcher:
                 in_channels=data.channels,
             )
         self.supernet = supernet.to(self.device)
-        self.weights = list(self.supernet.weights())
-        self.alphas = list(self.supernet.alphas.values())
+        self.passes = Passes(self.supernet, config.attack, precision=config.precision, device=self.device, graphs=graphs)
+        self.weights, self.alphas = self.passes.weights, self.passes.alphas
         self.weights_optimizer = torch.optim.SGD(
             self.weights, lr=config.weights_lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
@@ -155,97 +172,93 @@ class Searcher:
         """Algorithm 2, lines 3-7: the weights, then the alphas (or the other way round, where the settings say so)."""
         if self.config.alphas_first:
             architecture = self.step_architecture(*alphas_batch, weights_batch)
-            return self.step_weights(*weights_batch) | architecture
-        return self.step_weights(*weights_batch) | self.step_architecture(*alphas_batch, weights_batch)
+            return read(self.step_weights(*weights_batch)) | architecture
+        unread = self.step_weights(*weights_batch)
+        return self.step_architecture(*alphas_batch, weights_batch, unread)
 
-    def step_weights(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> Metrics:
+    def step_weights(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> Scalars:
         """Minimise the adversarial loss on a batch of the weights' half."""
-        attacked = self.config.attack(self.supernet, images, labels, self.noise_from)
-        logits = self._training_logits(attacked)
-        loss = F.cross_entropy(logits, labels)
-        gradients = torch.autograd.grad(loss, self.weights)
-        apply_gradients(self.weights_optimizer, self.weights, gradients, self.config.gradient_clip)
-        return {"train/adversarial_loss": loss.item(), "train/adversarial_accuracy": accuracy(logits, labels)}
+        loss, right, *gradients = self.passes.weights_gradients(self._shown(ADVERSARIAL, images, labels), labels)
+        measured = {"train/adversarial_loss": loss.clone(), "train/adversarial_accuracy": right.clone()}
+        apply_gradients(self.weights_optimizer, self.weights, tuple(gradients), self.config.gradient_clip)
+        return measured
 
     def step_architecture(
         self,
         images: Float[Tensor, "n c h w"],
         labels: Int[Tensor, " n"],
         weights_batch: tuple[Tensor, Tensor],
+        unread: Scalars | None = None,
     ) -> Metrics:
-        """Algorithm 3 on a batch of the alphas' half: weigh the gradients of the stage's objectives, then a step of Adam."""
+        """Algorithm 3 on a batch of the alphas' half: weigh the gradients of the stage's objectives, then a step of Adam.
+
+        `unread` is what was measured before and is read with the rest.
+        """
         level = self.config.stage_at(self.epoch)[1].upper_level
         if self.config.second_order:
-            jacobian, losses, metrics = self._unrolled_jacobian(level, images, labels, *weights_batch)
+            jacobian, losses, measured = self._unrolled_jacobian(level, images, labels, *weights_batch)
         else:
-            jacobian, losses, metrics = self._jacobian(level, images, labels)
-        if not torch.isfinite(jacobian).all():
+            jacobian, losses, measured = self._jacobian(level, images, labels)
+        weights = level.weigh(jacobian, losses).to(jacobian.device)
+        finite = {FINITE: torch.isfinite(jacobian).all()}
+        metrics = read((unread or {}) | measured | _weighed(level, jacobian, weights) | finite)
+        if not metrics.pop(FINITE):
             raise WorkbookError(
                 f"a gradient of the alphas is not finite in epoch {self.epoch + 1}; this step was not taken; "
                 "a smaller weights_lr or gradient_clip usually helps"
             )
-        weights = level.weigh(jacobian, losses)
-        direction = (weights.to(jacobian.device) @ jacobian.double()).to(jacobian.dtype)
+        direction = (weights @ jacobian.double()).to(jacobian.dtype)
         apply_gradients(self.alphas_optimizer, self.alphas, self._split(direction))
-        for name, row in zip(level.objectives, jacobian, strict=True):
-            metrics[f"gradient_norm/{name}"] = row.norm().item()
-        if len(jacobian) == 2:
-            metrics["gradient_cosine"] = F.cosine_similarity(jacobian[0].double(), jacobian[1].double(), dim=0).item()
-        if isinstance(level, MGDA):
-            metrics["gamma"] = weights[0].item() / (level.loss_scales[0] if level.scaling == "none" else 1.0)
         return metrics
-
-    def _training_logits(self, images: Tensor) -> Tensor:
-        self.supernet.train()
-        return self.supernet(images)
 
     def _shown(self, objective: str, images: Tensor, labels: Tensor) -> Tensor:
         """The images on which an objective's loss is taken."""
         if objective == ADVERSARIAL:
-            return self.config.attack(self.supernet, images, labels, self.noise_from)
+            return self.passes.craft(images, labels, uniform_noise(images, self.noise_from))
         return images
 
-    def _jacobian(self, level: UpperLevel, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Metrics]:
+    def _jacobian(self, level: UpperLevel, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Scalars]:
         """Gradients of each objective with respect to all alphas at the present weights (first order)."""
-        rows, losses, metrics = [], [], Metrics()
+        rows, losses, measured = [], [], Scalars()
         for objective in level.objectives:
-            logits = self._training_logits(self._shown(objective, images, labels))
-            loss = F.cross_entropy(logits, labels)
-            rows.append(_flat(torch.autograd.grad(loss, self.alphas)))
-            losses.append(loss.detach())
-            metrics |= {
-                f"validation/{objective}_loss": loss.item(),
-                f"validation/{objective}_accuracy": accuracy(logits, labels),
-            }
-        return torch.stack(rows), torch.stack(losses), metrics
+            # Clones, because the next objective overwrites them.
+            found = self.passes.alphas_gradient(self._shown(objective, images, labels), labels)
+            loss, right, row = (each.clone() for each in found)
+            rows.append(row)
+            losses.append(loss)
+            measured |= {f"validation/{objective}_loss": loss, f"validation/{objective}_accuracy": right}
+        return torch.stack(rows), torch.stack(losses), measured
 
     def _unrolled_jacobian(
         self, level: UpperLevel, images: Tensor, labels: Tensor, train_images: Tensor, train_labels: Tensor
-    ) -> tuple[Tensor, Tensor, Metrics]:
+    ) -> tuple[Tensor, Tensor, Scalars]:
         """The same at the weights after one step on the weights' batch, with that step's dependence on the alphas.
 
         d L_val(w', a)/da = partial_a L_val - lr * d2 L_train/(da dw) . grad_w' L_val, the product by central differences as in
         DARTS. Weights and batch-norm statistics are found afterwards as they were.
         """
-        attacked = self._shown(ADVERSARIAL, train_images, train_labels)
+        attacked = self._shown(ADVERSARIAL, train_images, train_labels).clone()
         buffers = [buffer.clone() for buffer in self.supernet.buffers()]
         here = [weight.detach().clone() for weight in self.weights]
         rate = self.weights_optimizer.param_groups[0]["lr"]
-        rows, losses, metrics = [], [], Metrics()
+        rows, losses, measured = [], [], Scalars()
         try:
-            loss = F.cross_entropy(self._training_logits(attacked), train_labels)
-            ahead = self._unrolled(here, torch.autograd.grad(loss, self.weights), rate)
+            with self.passes.rounding():
+                loss = F.cross_entropy(self.passes.training_logits(attacked), train_labels)
+                ahead = self._unrolled(here, torch.autograd.grad(loss, self.weights), rate)
             for objective in level.objectives:
                 self._set_weights(ahead)
-                logits = self._training_logits(self._shown(objective, images, labels))
-                loss = F.cross_entropy(logits, labels)
-                gradients = torch.autograd.grad(loss, [*self.alphas, *self.weights])
+                shown = self._shown(objective, images, labels)
+                with self.passes.rounding():
+                    logits = self.passes.training_logits(shown)
+                    loss = F.cross_entropy(logits, labels)
+                    gradients = torch.autograd.grad(loss, [*self.alphas, *self.weights])
                 explicit, vector = gradients[: len(self.alphas)], gradients[len(self.alphas) :]
                 implicit = self.hessian_vector(attacked, train_labels, here, vector)
-                rows.append(_flat(explicit) - rate * implicit)
+                rows.append(flat(explicit) - rate * implicit)
                 losses.append(loss.detach())
-                metrics |= {
-                    f"validation/{objective}_loss": loss.item(),
+                measured |= {
+                    f"validation/{objective}_loss": loss.detach(),
                     f"validation/{objective}_accuracy": accuracy(logits, labels),
                 }
         finally:
@@ -253,18 +266,19 @@ class Searcher:
             with torch.no_grad():
                 for buffer, saved in zip(self.supernet.buffers(), buffers, strict=True):
                     buffer.copy_(saved)
-        return torch.stack(rows), torch.stack(losses), metrics
+        return torch.stack(rows), torch.stack(losses), measured
 
     def hessian_vector(
         self, images: Tensor, labels: Tensor, weights: Sequence[Tensor], vector: Sequence[Tensor]
     ) -> Float[Tensor, " parameters"]:
         """d2 L_train/(da dw) . vector at `weights`, by central differences of the alphas' gradient; leaves weights shifted."""
-        radius = SHIFT / _flat(vector).norm().clamp_min(1e-12)
+        radius = SHIFT / flat(vector).norm().clamp_min(1e-12)
         sides = []
         for sign in (1, -1):
             self._set_weights([w + sign * radius * v for w, v in zip(weights, vector, strict=True)])
-            loss = F.cross_entropy(self._training_logits(images), labels)
-            sides.append(_flat(torch.autograd.grad(loss, self.alphas)))
+            with self.passes.rounding():
+                loss = F.cross_entropy(self.passes.training_logits(images), labels)
+                sides.append(flat(torch.autograd.grad(loss, self.alphas)))
         return (sides[0] - sides[1]) / (2 * radius)
 
     def _unrolled(self, here: Sequence[Tensor], gradients: Sequence[Tensor], rate: float) -> list[Tensor]:
@@ -319,7 +333,10 @@ class Searcher:
         return Batches(half, self.config.batch_size, self.noise_from, self.augmentation, drop_last=True)
 
     def _finish_epoch(self, metrics: Metrics) -> None:
-        measured = measure(self.supernet, self.validation, self.config.attack, self.config.batch_size, self.seed)
+        # Where crafting is recorded, it is replayed, although it folds anew for each batch.
+        attack: Any = self.passes.replayed_attack if self.passes.num_graphs else self.config.attack
+        with torch.no_grad(), self.passes.rounding():
+            measured = measure(self.passes.folded(), self.validation, attack, self.config.batch_size, self.seed)
         genotype = self.supernet.genotype(f"{self.data_name} epoch {self.epoch}")
         self.alphas_by_epoch.append(to_cpu(dict(self.supernet.alphas.items())))
         self.genotypes.append(genotype)
@@ -332,6 +349,8 @@ class Searcher:
         if collapsed:
             metrics["warning"] = collapsed
         self._measured = metrics
+        if self.epoch == self.num_epochs:
+            self.passes.release()
 
     def epoch_metrics(self) -> Metrics:
         """Means over the steps, validation scores, entropy, genotype and its skips."""
@@ -408,8 +427,21 @@ def collapse(genotype: Genotype) -> str:
     return f"collapse: {'; '.join(found)}" if found else ""
 
 
-def _flat(tensors: Sequence[Tensor]) -> Float[Tensor, " parameters"]:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+def read(scalars: Scalars) -> dict[str, float]:
+    """The numbers: the one place of a step that waits for the device."""
+    if not scalars:
+        return {}
+    return dict(zip(scalars, torch.stack([each.double() for each in scalars.values()]).tolist(), strict=True))
+
+
+def _weighed(level: UpperLevel, jacobian: Tensor, weights: Tensor) -> Scalars:
+    """What a step tells of its gradients: lengths, the angle between them, and their weights."""
+    told = {f"gradient_norm/{name}": row.norm() for name, row in zip(level.objectives, jacobian, strict=True)}
+    if len(jacobian) == 2:
+        told["gradient_cosine"] = F.cosine_similarity(jacobian[0].double(), jacobian[1].double(), dim=0)
+    if isinstance(level, MGDA):
+        told["gamma"] = weights[0] / (level.loss_scales[0] if level.scaling == "none" else 1.0)
+    return told
 
 
 def uniform_entropy(space: SearchSpace) -> float:

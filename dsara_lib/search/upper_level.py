@@ -99,7 +99,8 @@ class MGDA:
         self, jacobian: Float[Tensor, "objectives parameters"], losses: Float[Tensor, " objectives"]
     ) -> Float[Tensor, " objectives"]:
         """[gamma, 1 - gamma], times the scales; in float64, since gamma divides by a small difference of large numbers."""
-        scales = torch.tensor(self.loss_scales, dtype=torch.float64, device=jacobian.device)
+        # Filled on the device: a tensor made of Python's numbers would be copied there, and a GPU waited for.
+        scales = torch.stack([jacobian.new_full((), scale, dtype=torch.float64) for scale in self.loss_scales])
         if self.scaling == "norm":
             lengths = (scales[:, None] * jacobian.double()).norm(dim=1)
             scales = scales / torch.where(lengths > 0, lengths, torch.ones_like(lengths))

@@ -1,0 +1,138 @@
+"""The passes of a step through the supernet: crafting, and the gradients of weights and of alphas.
+
+They are functions of tensors that never wait for the device, so that a GPU can record them. What is random comes in as noise, and
+what they find stays where it is until `Searcher` reads it, once a step.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..architecture import Supernet
+from ..architecture.gpu import trouble
+from ..attacks import PGD
+from ..capture import Captured, Graphs, NoGraphs, at_precision, autocast, graphs_on, rounding
+from ..shapes import Float, Int
+from ..training import accuracy, laid_out_like
+
+
+class Passes:
+    """`craft`, `weights_gradients` and `alphas_gradient` of one supernet; on a GPU recorded, with the promises of `Captured`.
+
+    They share their memory: what one returns lasts until the next of them is called.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        attack: PGD,
+        *,
+        precision: str = "float32",
+        device: str | torch.device = "cpu",
+        graphs: Graphs | None = None,
+    ):
+        self.supernet, self.attack, self.precision, self.device = supernet, attack, precision, torch.device(device)
+        self.weights, self.alphas = list(supernet.weights()), list(supernet.alphas.values())
+        if attack.early_stop:
+            graphs = NoGraphs()  # it asks after each step which images are left
+        elif graphs is None:
+            graphs = graphs_on(self.device)
+        self._kernels: bool | None = None  # whether they are to be used; not known yet
+        self.craft = Captured(self._craft, self.device, graphs)
+        self.weights_gradients = Captured(self._weights_gradients, self.device, graphs)
+        self.alphas_gradient = Captured(self._alphas_gradient, self.device, graphs)
+
+    def _craft(
+        self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], noise: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n c h w"]:
+        """Attacked images. Batch norm, weights and alphas are folded anew, since each step changes them."""
+        with torch.no_grad(), self.rounding():
+            if self._kernels is None:  # the first call is never recorded
+                self._kernels = self._trusted(images)
+            return self.attack(self.folded(), images, labels, noise=noise)
+
+    def _trusted(self, images: Tensor) -> bool:
+        """Whether the GPU's own kernels do what torch's operations do; a warning where they do not."""
+        if images.device.type != "cuda":
+            return True
+        with autocast(self.precision, self.device):
+            wrong = trouble(self.supernet, images[:8])
+        if wrong:
+            warnings.warn(
+                f"crafting goes on with torch's own operations, since the kernels for it are wrong: {wrong}", stacklevel=2
+            )
+        return not wrong
+
+    def _weights_gradients(self, attacked: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> tuple[Tensor, ...]:
+        """Loss, accuracy, and the gradient of each of the weights. Batch-norm statistics move once."""
+        with self.rounding(), without_gradients(self.alphas):
+            logits = self.training_logits(attacked)
+            loss = F.cross_entropy(logits, labels)
+            gradients = torch.autograd.grad(loss, self.weights)
+            return loss.detach(), accuracy(logits, labels), *map(laid_out_like, self.weights, gradients)
+
+    def _alphas_gradient(
+        self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, " parameters"]]:
+        """Loss, accuracy, and the gradient of all alphas on natural or attacked images. Batch-norm statistics move once."""
+        with self.rounding(), without_gradients(self.weights):
+            logits = self.training_logits(images)
+            loss = F.cross_entropy(logits, labels)
+            return loss.detach(), accuracy(logits, labels), flat(torch.autograd.grad(loss, self.alphas))
+
+    def training_logits(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Logits in training mode."""
+        return at_precision(self.supernet.train(), self.precision)(images)
+
+    def folded(self) -> nn.Module:
+        """What the supernet computes in evaluation mode at its present weights and alphas."""
+        with autocast(self.precision, self.device):  # its tensors take the type in which it is made
+            folded = self.supernet.folded(kernels=self._kernels is not False)
+        return at_precision(folded, self.precision)
+
+    def rounding(self) -> AbstractContextManager[None]:
+        """To be held around passes: what a GPU may round."""
+        return rounding(self.precision, self.device)
+
+    def replayed_attack(
+        self,
+        model: nn.Module,
+        images: Float[Tensor, "n c h w"],
+        labels: Int[Tensor, " n"],
+        noise: Float[Tensor, "n c h w"],
+    ) -> Float[Tensor, "n c h w"]:
+        """`craft` where an attack on `folded()` is expected."""
+        return self.craft(images, labels, noise)
+
+    @property
+    def num_graphs(self) -> int:
+        """Recordings so far, of all passes."""
+        return sum(part.num_graphs for part in (self.craft, self.weights_gradients, self.alphas_gradient))
+
+    def release(self) -> None:
+        """Give back the memory of all recordings; the next passes begin anew."""
+        for part in (self.craft, self.weights_gradients, self.alphas_gradient):
+            part.release()
+
+
+@contextmanager
+def without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Parameters whose gradients nobody asks for: functions of our own would else compute them for nothing."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def flat(tensors: Sequence[Tensor]) -> Float[Tensor, " numbers"]:
+    """All their numbers in a row."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
