@@ -1,4 +1,4 @@
-"""The command line behind workbook.py: demo, run, nb, lab, cost, report. Thin: each command is a few calls.
+"""The command line behind workbook.py: demo, run, nb, lab, cost, bench, report. Thin: each command is a few calls.
 
 torch is imported only where a command computes in this process, so that the first line appears at once.
 """
@@ -73,6 +73,16 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("--channels", type=int, help="initial channels (as published; 64 for a file)")
     cost.add_argument("--classes", type=int, default=10)
     cost.add_argument("--image-size", type=int, default=32)
+
+    bench = commands.add_parser("bench", help="the fast ways beside the plain ones: times, operations, memory")
+    bench.set_defaults(command=run_bench)
+    bench.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    bench.add_argument("--only", default="", metavar="NAME,NAME", help="measure these anew and leave the others as they are")
+    bench.add_argument("--count", action="store_true", help="only what is counted, which takes no timing, with a GPU's limits")
+    bench.add_argument("--batch", type=int, nargs="+", default=[], help="batch sizes (8 and 16, on a GPU 64; 8 or 32 for networks)")
+    bench.add_argument("--rounds", type=int, default=0, help="rounds of which the median is taken (3, on a GPU 10)")
+    bench.add_argument("--quick", action="store_true", help="tiny sizes for a first look, in a file of their own")
+    bench.add_argument("--results", default="results", help="folder of all runs (results)")
 
     report = commands.add_parser("report", help="write a run's HTML report anew")
     report.set_defaults(command=write_report)
@@ -156,6 +166,25 @@ def show_cost(given: argparse.Namespace) -> None:
         f"{counted.multiply_adds / 1e6:.2f}M multiply-adds, {counted.table1_flops / 1e6:.2f}M FLOPs in the convention of Table 1 "
         f"({blueprint.num_cells} cells, {blueprint.channels} channels, {given.image_size}x{given.image_size})"
     )
+
+
+def run_bench(given: argparse.Namespace) -> int:
+    """Measure, write each entry as it is done, and show all there are. What a stop leaves is kept."""
+    from . import bench
+
+    only = ",".join(bench.COUNTS) if given.count and not given.only else given.only
+    options = {"device": given.device, "only": only, "batches": given.batch, "rounds": given.rounds, "quick": given.quick}
+    todo, stopped = bench.make_bench(Path(given.results), **options), False
+    try:
+        for _ in todo.run(lambda words: print(words, flush=True)):
+            pass
+    except KeyboardInterrupt:
+        print("stopped; what was measured is kept, and --only names what is still to be measured", file=sys.stderr)
+        stopped = True
+    print(bench.table(bench.read(todo.path), with_targets=not given.quick))
+    for path in (todo.path, *bench.draw(todo.path)):
+        print(f"written: {path}")
+    return 130 if stopped else 0
 
 
 def write_report(given: argparse.Namespace) -> None:

@@ -37,6 +37,7 @@ def test_cost_of_a_genotype_file_equals_that_of_the_zoo(tmp_path, capsys):
         (["nb", "17"], "unknown notebook '17'"),
         (["nb", "02", "-p", "PROFIL", "demo"], "did you mean 'PROFILE'"),
         (["nb", "02", "-p", "SEED", "one"], "SEED of 02_search is a int; got 'one'"),
+        (["bench", "--only", "serch_step"], "did you mean 'search_step'"),
         (["report", "--run", "nowhere", "--results", "nowhere"], "no run 'nowhere'"),
     ],
 )
