@@ -187,8 +187,13 @@ class Shared(nn.Module):
         nodes, _, channels, _ = self.bundle
         features = [norm(pool(x)) for pool, norm in zip(self.pools, self.norms, strict=True)]
         mixed = alphas.unsqueeze(-1).expand(-1, -1, -1, channels)
-        weight = torch.diag_embed(mixed).permute(1, 3, 0, 2, 4).reshape(nodes * channels, -1, 1, 1)
-        return F.conv2d(torch.cat(features, dim=1), weight)
+        # [(source, channel), (node, channel)] for each operation, a diagonal for each source and node.
+        weights = torch.diag_embed(mixed).permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2).unbind()
+        total = rows(features[0]) @ weights[0]
+        for feature, weight in zip(features[1:], weights[1:], strict=True):
+            total = torch.addmm(total, rows(feature), weight)
+        n, _, h, w = features[0].shape
+        return total.view(n, h, w, nodes * channels).permute(0, 3, 1, 2)
 
     def places(self) -> Iterator[Place]:
         """Every tensor of the plain modules; edges that leave the same node share theirs."""
@@ -348,7 +353,8 @@ def repeat(x: Float[Tensor, "n c h w"], times: int) -> Float[Tensor, "n c2 h w"]
 def sum_edges(terms: Sequence[Tensor], bundle: Bundle) -> Float[Tensor, "n c h w"]:
     """Sum over operations and sources; what remains is (node, channel)."""
     nodes, sources, channels, _ = bundle
-    parts = [part for term in terms for part in term.split(bundle.edges * channels, dim=1)]
+    width = bundle.edges * channels
+    parts = [part for term in terms for part in (term.split(width, dim=1) if term.shape[1] > width else (term,))]
     total = sum(parts[1:], parts[0])
     if sources == 1:
         return total
