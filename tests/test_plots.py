@@ -171,6 +171,17 @@ OTHERS: dict[str, Callable[[], plots.Figure]] = {
     "shortest_combination": lambda: plots.shortest_combination(torch.tensor([1.0, 1, 0]), torch.tensor([1.0, -1, 0]), 0.5),
 }
 OTHERS |= ROBUSTNESS
+TIMED = {"device": "cpu-x", "device_name": "CPU x", "dtype": "float32", "batch": 8, "unit": "seconds", "plain": 4.0, "fast": 1.0}
+TIMED |= {"ratio": 4.0, "ratio_min": 3.5, "ratio_max": 4.2}
+SWEEP = [
+    TIMED | {"name": "scaling", "what": what, "value": value, "plain": 2.0 * value, "fast": 0.5 * value, "seconds": 0.5 * value}
+    for what in ("images", "cells", "steps")
+    for value in (2, 4, 8)
+]
+OTHERS |= {
+    "plain_and_fast": lambda: plots.plain_and_fast([TIMED | {"name": "search_step"}, TIMED | {"name": "retrain_step"}]),
+    "scaling": lambda: plots.scaling(SWEEP),
+}
 CASES = {name: (name, make) for name, make in (figures(4, 2) | OTHERS).items()}
 CASES |= {f"{name} of one epoch": (name, make) for name, make in figures(1, 1).items()}
 PICTURES = ("images_grid", "adversarial_examples", "stack", "worst_images")

@@ -39,6 +39,7 @@ from .search import (
     search_losses,
     validation,
 )
+from .speed import plain_and_fast, scaling
 
 __all__ = [
     "Figure",
@@ -64,7 +65,9 @@ __all__ = [
     "paired",
     "pareto",
     "per_class",
+    "plain_and_fast",
     "save",
+    "scaling",
     "search_losses",
     "shortest_combination",
     "soundness_board",
