@@ -226,8 +226,8 @@ def watched(net: Supernet) -> Iterator[list[Tensor]]:
         if output.requires_grad:
             answers.append(output)
 
-    def noting(self: Supernet, kernels: bool = True) -> nn.Module:
-        model = folded(self, kernels)
+    def noting(self: Supernet, kernels: bool = True, tf32: bool = False) -> nn.Module:
+        model = folded(self, kernels, tf32)
         model.register_forward_hook(note)
         return model
 

@@ -184,11 +184,18 @@ def test_second_derivatives_are_refused_rather_than_wrong():
         torch.autograd.grad(net.folded()(images).square().sum(), images, create_graph=True)
 
 
+class Served(folded.FoldedCell):
+    """A folded cell in the place of a GPU's."""
+
+    def __init__(self, *args, precision, **settings):
+        super().__init__(*args, **settings)
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells that take the place of a GPU's."""
     monkeypatch.setattr(gpu, "can_serve", lambda *_: True)
-    monkeypatch.setattr(gpu, "KernelCell", folded.FoldedCell)
+    monkeypatch.setattr(gpu, "KernelCell", Served)
 
 
 def test_kernels_that_agree_are_trusted(served):
@@ -198,7 +205,7 @@ def test_kernels_that_agree_are_trusted(served):
 
 @pytest.mark.parametrize("method", ["forward", "backward"])
 def test_kernels_that_compute_something_else_are_found_out(method, served, monkeypatch):
-    class Wrong(folded.FoldedCell):
+    class Wrong(Served):
         def forward(self, before, previous, saved):
             out = super().forward(before, previous, saved)
             return out + 1 if method == "forward" else out

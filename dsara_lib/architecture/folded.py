@@ -36,10 +36,11 @@ WIDE_BYTES = 2**20
 class FoldedSupernet(nn.Module):
     """What the supernet computes in evaluation mode, frozen as it is now. It has no parameters.
 
-    On a GPU its cells run on the kernels of `gpu.py`, unless `kernels` is False or there are none for them.
+    On a GPU its cells run on the kernels of `gpu.py`, unless `kernels` is False or there are none for them; with `tf32` these
+    round the factors of products to TF32.
     """
 
-    def __init__(self, supernet: Supernet, kernels: bool = True):
+    def __init__(self, supernet: Supernet, kernels: bool = True, tf32: bool = False):
         super().__init__()
         from .gpu import KernelCell, can_serve  # stands on this module
 
@@ -55,8 +56,11 @@ class FoldedSupernet(nn.Module):
             last = len(supernet.cells) - 1
             self.cells: list[FoldedCell | KernelCell] = []
             for at, cell in enumerate(supernet.cells):
-                make = KernelCell if kernels and can_serve(cell, self.dtype, device) else FoldedCell  # type: ignore[arg-type]
-                self.cells.append(make(cell, mixing[cell.kind], self.dtype, relu=at < last))  # type: ignore[arg-type, index]
+                arguments: Any = (cell, mixing[cell.kind], self.dtype)  # type: ignore[index]
+                if kernels and can_serve(cell, self.dtype, device):  # type: ignore[arg-type]
+                    self.cells.append(KernelCell(*arguments, relu=at < last, precision="tf32" if tf32 else "ieee"))
+                else:
+                    self.cells.append(FoldedCell(*arguments, relu=at < last))
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Logits, in the images' own precision."""
@@ -325,7 +329,7 @@ class InnerPointwise:
 
     def forward(self, y: Tensor, kind: int, group: int, size: int) -> Tensor:
         """For the nodes of a group, without the ReLU."""
-        out = torch.empty_like(y)
+        out = torch.empty_like(y, memory_format=torch.channels_last)
         for at, (a, b) in enumerate(zip(_blocks(y, size), _blocks(out, size), strict=True), group * size):
             torch.mm(a, self.weight[kind][at], out=b)
         width = y.shape[1]
@@ -334,7 +338,7 @@ class InnerPointwise:
 
     def backward(self, g: Tensor, kind: int, group: int, size: int) -> Tensor:
         """The gradient with respect to y."""
-        out = torch.empty_like(g)
+        out = torch.empty_like(g, memory_format=torch.channels_last)
         for at, (a, b) in enumerate(zip(_blocks(g, size), _blocks(out, size), strict=True), group * size):
             torch.mm(a, self.turned[kind][at], out=b)
         return out

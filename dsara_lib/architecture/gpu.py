@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # sums are float32 in all of them
 WIDEST = 128  # channels of a node whose pointwise convolutions fit into registers
 AGREEMENT = {"logits": 0.05, "image gradients": 0.3}  # as far as TF32 or bfloat16 may move them over kinks of ReLUs
-PRECISION = "tf32"  # of products of float32, as torch has it for convolutions; "ieee" keeps all bits
+PRECISION = "tf32"  # of products of float32; "ieee" keeps all bits
 
 
 def can_serve(cell: MixedCell, dtype: torch.dtype, device: torch.device) -> bool:
@@ -49,7 +49,7 @@ def _pools(stride: int) -> list[str]:
 
 
 @torch.inference_mode(False)
-def trouble(supernet: Supernet, images: Float[Tensor, "n c h w"]) -> str:
+def trouble(supernet: Supernet, images: Float[Tensor, "n c h w"], tf32: bool = False) -> str:
     """What is wrong with the kernels for this supernet on this device, found on some images; empty where nothing is.
 
     A kernel that fails, or computes something else than torch's own operations, must not decide what an attack finds.
@@ -59,7 +59,7 @@ def trouble(supernet: Supernet, images: Float[Tensor, "n c h w"]) -> str:
         for kernels in (True, False):
             x = images.detach().clone().requires_grad_()
             with torch.enable_grad():
-                logits = FoldedSupernet(supernet, kernels)(x)
+                logits = FoldedSupernet(supernet, kernels, tf32)(x)
                 pairs.append((logits.detach(), torch.autograd.grad(logits.square().sum(), x)[0]))
     except Exception as error:  # compilers and drivers raise all kinds
         return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -88,12 +88,13 @@ class Supernet(nn.Module):
             before, previous = previous, cell(before, previous, mixing[cell.kind])
         return self.classifier(previous.mean(dim=(2, 3)))
 
-    def folded(self, kernels: bool = True) -> nn.Module:
+    def folded(self, kernels: bool = True, tf32: bool = False) -> nn.Module:
         """What it computes in evaluation mode at its present weights and alphas, made to be attacked (see `folded.py`).
 
-        Where an operation is of no known family it is the supernet itself. `kernels`: whether a GPU may use its own kernels.
+        Where an operation is of no known family it is the supernet itself. `kernels`: whether a GPU may use kernels of our own;
+        `tf32`: whether these may round the factors of products to TF32.
         """
-        return FoldedSupernet(self, kernels) if can_fold(self) else self
+        return FoldedSupernet(self, kernels, tf32) if can_fold(self) else self
 
     def genotype(self, name: str = "found") -> Genotype:
         """The discrete architecture of the present alphas."""

@@ -44,13 +44,20 @@ class Bench:
     rounds: int = 0
 
     def run(self, say: Callable[[str], None] = print) -> Iterator[Entry]:
-        """Each entry once it is written."""
+        """Each entry once it is written. Where two ways disagree the others are still measured; then raises WorkbookError."""
         reference("plain_network")
+        wrong = list[str]()
         with one_thread():
             for name in self.names:
-                for entry in self._measure(name, say):
-                    put(self.path, entry)
-                    yield entry
+                try:
+                    for entry in self._measure(name, say):
+                        put(self.path, entry)
+                        yield entry
+                except WorkbookError as error:
+                    wrong.append(f"{name}: {error}")
+                    say(f"  {error}")
+        if wrong:
+            raise WorkbookError("; ".join(wrong))
 
     def _measure(self, name: str, say: Callable[[str], None]) -> Iterator[Entry]:
         if name in COUNTS:
@@ -85,7 +92,7 @@ class Bench:
         rounds = self.rounds or (self.sizes.rounds_gpu if self.on_gpu else self.sizes.rounds)
         timed = paired(contest.plain, contest.fast, self.device, rounds).summary()
         entry = {"name": name, **self._where(setting), **timed, "unit": unit(self.device), "checked": checked, "rounds": rounds}
-        entry |= {f"{side}_operations": each.operations for side, each in sides.items()}
+        entry |= {f"{side}_operations": each.operations for side, each in sides.items() if each.operations is not None}
         entry |= {f"{side}_memory": each.memory for side, each in sides.items()}
         entry |= {"memory": memory_of(self.device), **contest.settings}
         for other, action in contest.others.items():

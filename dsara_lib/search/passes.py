@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..architecture import Supernet
 from ..architecture.gpu import trouble
 from ..attacks import PGD
-from ..capture import Captured, Graphs, NoGraphs, at_precision, autocast, graphs_on, rounding
+from ..capture import Captured, Graphs, NoGraphs, at_precision, autocast, graphs_on, precision_of, rounding
 from ..shapes import Float, Int
 from ..training import accuracy, laid_out_like
 
@@ -62,7 +62,7 @@ class Passes:
         if images.device.type != "cuda":
             return True
         with autocast(self.precision, self.device):
-            wrong = trouble(self.supernet, images[:8])
+            wrong = trouble(self.supernet, images[:8], precision_of(self.precision).tf32)
         if wrong:
             warnings.warn(
                 f"crafting goes on with torch's own operations, since the kernels for it are wrong: {wrong}", stacklevel=2
@@ -91,9 +91,10 @@ class Passes:
         return at_precision(self.supernet.train(), self.precision)(images)
 
     def folded(self) -> nn.Module:
-        """What the supernet computes in evaluation mode at its present weights and alphas."""
+        """What the supernet computes in evaluation mode at its present weights and alphas; before the first `craft`, which
+        looks whether a GPU's kernels can be trusted, by torch's own operations."""
         with autocast(self.precision, self.device):  # its tensors take the type in which it is made
-            folded = self.supernet.folded(kernels=self._kernels is not False)
+            folded = self.supernet.folded(bool(self._kernels), precision_of(self.precision).tf32)
         return at_precision(folded, self.precision)
 
     def rounding(self) -> AbstractContextManager[None]:
