@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from toys import bits
 
-from dsara_lib.architecture import Prepared, prepare, zoo
+from dsara_lib.architecture import Prepared, prepare, rewriting, zoo
+from dsara_lib.architecture.prepared import TOLERANCE
 
 # What traces a network is no tensor, which the shape check would be first to complain about.
 pytestmark = pytest.mark.usefixtures("without_shape_check")
@@ -310,6 +311,29 @@ def test_a_rewriting_that_changes_the_result_is_not_used(monkeypatch: pytest.Mon
     )
     prepared = check(trained(Head(conv(3, 4, 3), nn.BatchNorm2d(4))), pixels(), folded=False)
     assert "logits differed" in prepared.report
+
+
+def magnifying() -> nn.Module:
+    """Subtracts numbers so large that float32 leaves few digits of their difference."""
+    model = trained(Head(conv(3, 4, 3), nn.BatchNorm2d(4))).float().eval()
+    with torch.no_grad():
+        model.body[0].bias += 2e5
+        model.body[1].running_mean += 2e5
+    return model
+
+
+def test_where_the_original_itself_is_inexact_float64_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = magnifying(), pixels().float()
+    prepared = prepare(model, images)
+    plain, ours, exact = model(images), prepared(images), copy.deepcopy(model).double()(images.double())
+    assert (ours - plain).abs().amax() > TOLERANCE[torch.float32] * plain.abs().amax()
+    assert (ours - exact).abs().amax() < (plain - exact).abs().amax()
+    assert prepared.folded
+
+    affine = rewriting._affine
+    monkeypatch.setattr(rewriting, "_affine", lambda norm: (affine(norm)[0] * 1.1, affine(norm)[1]))
+    wrong = prepare(model, images)
+    assert not wrong.folded and "logits differed" in wrong.report
 
 
 def test_prepared_stays_in_evaluation_mode_and_may_be_made_anywhere() -> None:
