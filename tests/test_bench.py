@@ -17,7 +17,7 @@ from dsara_lib import bench, plots
 from dsara_lib.architecture import SearchSpace, zoo
 from dsara_lib.attacks import PGD
 from dsara_lib.bench import NAMES, QUICK, Bench, contests, make_bench
-from dsara_lib.bench.contests import CONTESTS, Contest, Setting, same_images, same_losses, same_verdicts
+from dsara_lib.bench.contests import CONTESTS, Contest, First, Setting, same_images, same_losses, same_start, same_verdicts
 from dsara_lib.bench.entries import COUNTED, REQUIRED, Entry, put, read, slug, table
 from dsara_lib.bench.timing import Paired, one_thread, paired, prepare, seconds
 from dsara_lib.cli import main
@@ -229,13 +229,23 @@ def test_agreement_forgives_rounding_only() -> None:
     images = torch.zeros(4, 3, 8, 8)
     turned = images.clone()
     turned[0, 0, 0, :4] = 0.1
-    assert "99.48% of the attacked pixels alike after one step, 100.00%" in same_images("cpu", (images, turned), images, images)
-    same_losses("cpu", (images, turned), {"loss": torch.tensor(2.0)}, {"loss": 2.0001, "accuracy": 0.5})
+    near = First(images, turned, images)
+    assert "99.48% of the attacked pixels alike after one step" in same_images("cpu", near, images, images)
+    same_losses("cpu", near, {"loss": torch.tensor(2.0)}, {"loss": 2.0001, "accuracy": 0.5})
     for first, last, loss in ((images, images + 0.1, 2.1), (images + 0.1, images, 2.0), (images, images + 0.1, float("nan"))):
         with pytest.raises(WorkbookError, match="pixels"):
-            same_images("cpu", (images, first), images, last)
+            same_images("cpu", First(images, first, images), images, last)
         with pytest.raises(WorkbookError, match="so nothing was timed"):
-            same_losses("cpu", (images, first), {"loss": torch.tensor(2.0)}, {"loss": loss})
+            same_losses("cpu", First(images, first, images), {"loss": torch.tensor(2.0)}, {"loss": loss})
+
+
+def test_where_the_plain_side_itself_is_inexact_the_fast_one_may_be_too() -> None:
+    images = torch.zeros(4, 3, 8, 8)
+    plain, fast, worse = (images.clone() for _ in range(3))
+    plain[0, 0], fast[0, 1], worse[1] = 0.1, 0.1, 0.1  # a twelfth of the pixels, another twelfth, and a quarter
+    assert "fast 91.67%" in same_start("cpu", First(plain, fast, images))
+    with pytest.raises(WorkbookError, match="so nothing was timed"):
+        same_start("cpu", First(plain, worse, images))
 
 
 def test_verdicts_must_be_the_same() -> None:

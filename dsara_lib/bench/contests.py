@@ -6,11 +6,12 @@ noise, and `Contest.agree` compares what they gave when they first ran: nothing 
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ NUM_CLASSES = 10
 # freshly drawn supernet the plain one in float32 has 71 % of the pixels, and a loss 1 % higher, than the plain one in float64.
 # So the first step must be alike, and what follows near. On a GPU factors are rounded to ten or eight bits.
 SAME_PIXELS = {"cpu": 0.99, "cuda": 0.9, "bfloat16": 0.7}  # after one step
+TIMES_AS_MANY = 1.5
 STILL_SAME = 0.4  # at the end
 LOSS_TOLERANCE = {"cpu": 3e-2, "cuda": 5e-2, "bfloat16": 1e-1}
 
@@ -259,23 +261,40 @@ def _budget(attack: AutoAttack) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------- agreement
 
 
-def first_step(setting: Setting, attack: PGD, models: tuple[Any, Any], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """What the plain attack on the one model and the library's on the other give after one step."""
+class First(NamedTuple):
+    """The images that each side gives after one step of the attack, and what the plain side gives in float64."""
+
+    plain: Tensor
+    fast: Tensor
+    exact: Tensor
+
+
+def first_step(setting: Setting, attack: PGD, models: tuple[Any, Any], images: Tensor, labels: Tensor) -> First:
+    """One step of the plain attack on the one model and of the library's on the other."""
     one, noise = replace(attack, steps=1), uniform_noise(images, generator("bench", "first step"))
-    plain = setting.as_library(partial(reference("plain_network").plain_attack, models[0], images, labels, noise, one))
+    step = reference("plain_network").plain_attack
+    plain = setting.as_library(partial(step, models[0], images, labels, noise, one))
     fast = setting.as_library(partial(one, models[1], images, labels, noise=noise))
-    return plain(), fast()
+    exact = step(copy.deepcopy(models[0]).double(), images.double(), labels, noise.double(), one)
+    return First(plain(), fast(), exact.to(images))
 
 
-def same_start(tolerance: str, first: tuple[Tensor, Tensor]) -> str:
-    """The images after the first step are those of the plain attack, but where rounding turned a sign."""
-    share = alike(*first)
-    if not share >= SAME_PIXELS[tolerance]:
-        raise WorkbookError(f"plain and fast have only {share:.1%} of the pixels alike after one step, so nothing was timed")
-    return f"{share:.2%} of the attacked pixels alike after one step"
+def same_start(tolerance: str, first: First) -> str:
+    """The images after the first step are those of the plain attack, but where rounding turned a sign.
+
+    A deep network magnifies rounding: there the fast side may turn half as many signs again as the plain one.
+    """
+    share = alike(first.plain, first.fast)
+    theirs, ours = (alike(side, first.exact) for side in (first.plain, first.fast))
+    if not share >= SAME_PIXELS[tolerance] and not (share >= STILL_SAME and 1 - ours <= TIMES_AS_MANY * (1 - theirs)):
+        raise WorkbookError(
+            f"plain and fast have only {share:.1%} of the pixels alike after one step (with float64: {theirs:.1%} and "
+            f"{ours:.1%}), so nothing was timed"
+        )
+    return f"{share:.2%} of the attacked pixels alike after one step (with float64: plain {theirs:.2%}, fast {ours:.2%})"
 
 
-def same_losses(tolerance: str, first: tuple[Tensor, Tensor], plain: Mapping[str, Any], fast: Mapping[str, Any]) -> str:
+def same_losses(tolerance: str, first: First, plain: Mapping[str, Any], fast: Mapping[str, Any]) -> str:
     """The attack begins alike, and the losses of a step are near those of the plain one."""
     started = same_start(tolerance, first)
     apart = max(abs(float(fast[name]) / float(loss) - 1) for name, loss in plain.items())
@@ -284,9 +303,7 @@ def same_losses(tolerance: str, first: tuple[Tensor, Tensor], plain: Mapping[str
     return f"{started}, losses to a share of {apart:.0e}"
 
 
-def same_images(
-    tolerance: str, first: tuple[Tensor, Tensor], plain: Float[Tensor, "n c h w"], fast: Float[Tensor, "n c h w"]
-) -> str:
+def same_images(tolerance: str, first: First, plain: Float[Tensor, "n c h w"], fast: Float[Tensor, "n c h w"]) -> str:
     """The attack begins alike, and most pixels end alike."""
     started, share = same_start(tolerance, first), alike(plain, fast)
     if not share >= STILL_SAME:
@@ -295,7 +312,7 @@ def same_images(
 
 
 @torch.no_grad()
-def same_strength(tolerance: str, first: tuple[Tensor, Tensor], network: Any, labels: Tensor, plain: Tensor, fast: Tensor) -> str:
+def same_strength(tolerance: str, first: First, network: Any, labels: Tensor, plain: Tensor, fast: Tensor) -> str:
     """The attack begins alike and climbs as high. On 20 freshly drawn cells, twenty steps leave a tenth of the pixels equal."""
     started = same_start(tolerance, first)
     theirs, ours = (F.cross_entropy(network.eval()(images), labels).item() for images in (plain, fast))
