@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from .errors import WorkbookError
-from .runs import Checkpoints, describe, differences, read_jsonl, write_jsonl
+from .runs import Checkpoints, describe, differences, held, read_jsonl, write_jsonl
 
 Metrics = dict[str, Any]
 
@@ -83,21 +83,35 @@ class History:
 def run_epochs(job: Job, folder: str | Path, history: History | None = None) -> Iterator[Event]:
     """Run a job to its end, committing each epoch under `folder`; yields an Event for each step and epoch.
 
-    Goes on from the newest whole checkpoint there. Raises WorkbookError where that was made with other settings, and where a
-    metric is no longer finite (the last good checkpoint stays).
+    Goes on from the newest whole checkpoint there. Raises WorkbookError where that was made with other settings, where a
+    metric is no longer finite (the last good checkpoint stays), and where something else is at work in the folder.
     """
     history = History() if history is None else history
+    with held(folder):
+        begun = begin(job, folder, history)
+        if begun is not None:
+            yield begun
+        yield from go_on(job, folder, history)
+
+
+def begin(job: Job, folder: str | Path, history: History) -> Event | None:
+    """Take a job and its history to where they stopped, and say so; where they begin, commit that."""
     checkpoints = Checkpoints(Path(folder))
     state, warnings = checkpoints.load()
     if state is not None:
         _restore(job, history, state)
-        yield Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
-    else:
-        # Committed before the first step, so that a job stopped within its first epoch also goes on from where it began.
-        checkpoints.save(job.epoch, _state(job, history))
-        if warnings:
-            warnings.append("no whole checkpoint is left; starting anew")
-            yield Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
+        return Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
+    # Committed before the first step, so that a job stopped within its first epoch also goes on from where it began.
+    checkpoints.save(job.epoch, _state(job, history))
+    if not warnings:
+        return None
+    warnings.append("no whole checkpoint is left; starting anew")
+    return Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
+
+
+def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, None, None]:
+    """The epochs that are left of a job that has `begun`, in a folder that is `held`."""
+    checkpoints = Checkpoints(Path(folder))
     while job.epoch < job.num_epochs:
         started, done = time.perf_counter(), job.epoch
         for metrics in job.run_epoch():

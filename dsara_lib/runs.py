@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from . import __version__
 from .errors import WorkbookError
@@ -128,6 +129,27 @@ def environment() -> dict[str, Any]:
         "cuda": torch.version.cuda if devices else None,
         "executable": Path(sys.executable).name,
     }
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Inside, nobody else works in the folder, in this process or another; a process that dies lets go of it.
+
+    Raises WorkbookError where somebody does.
+    """
+    lock = FileLock(Path(folder) / ".lock", timeout=0)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise WorkbookError(
+            f"{'/'.join(Path(folder).parts[-2:])} is at work already, in this notebook or another process; "
+            "watch it there, or stop it first"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)

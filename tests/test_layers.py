@@ -39,13 +39,13 @@ FLOORS = {
     "experiment": 7,
     "notebooks": 8,
     "bench": 8,
-    "panel": 8,
+    "panel": 9,
     "cli": 9,
     "__main__": 10,
 }
 SHOWS = {"legend", "drawing", "plots"}
 COMPUTES = {unit for unit, floor in FLOORS.items() if floor <= 5} - SHOWS
-AT_IMPORT = {"torch", "numpy"}
+AT_IMPORT = {"torch", "numpy", "filelock"}  # the last comes with torch
 WHEN_ASKED = {"torchvision", "sklearn", "PIL", "safetensors", "scipy"}  # a data set's own reader, a file's own format
 
 
