@@ -307,7 +307,7 @@ def test_a_network_that_cannot_be_copied_is_used_in_evaluation_mode() -> None:
 
 def test_a_rewriting_that_changes_the_result_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "dsara_lib.architecture.rewriting._affine", lambda norm: (norm.running_var.double(), norm.running_mean.double())
+        "dsara_lib.architecture.fused.affine", lambda norm, dtype: (norm.running_var.double(), norm.running_mean.double())
     )
     prepared = check(trained(Head(conv(3, 4, 3), nn.BatchNorm2d(4))), pixels(), folded=False)
     assert "logits differed" in prepared.report

@@ -12,8 +12,9 @@ Every tensor is channels last; `rows` is the same memory as a matrix with a row 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -21,7 +22,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..shapes import Float
-from .fused import Bundle, MixedEdges, Norm, Reductions, Separables, Separately, Shared, pick, rows
+from .fused import (
+    Bundle,
+    MixedEdges,
+    Norm,
+    Reductions,
+    Separables,
+    Separately,
+    Shared,
+    add_grids,
+    affine,
+    diagonals,
+    empty_image,
+    fold,
+    grids,
+    image,
+    rows,
+)
 from .operations import FactorisedReduction
 from .space import NUM_INPUTS
 
@@ -48,10 +65,8 @@ class FoldedSupernet(nn.Module):
         device = supernet.classifier.weight.device
         with torch.no_grad():
             mixing = supernet.mixing_weights()
-            scale, shift = _affine(supernet.stem[1])
-            weight = supernet.stem[0].weight
-            assert isinstance(weight, Tensor)
-            self.stem = [part.to(self.dtype) for part in (weight * scale.view(-1, 1, 1, 1), shift)]
+            conv, norm = supernet.stem
+            self.stem = [part.to(self.dtype) for part in fold(norm, conv)[0]]
             self.classifier = [part.detach().to(self.dtype, copy=True) for part in supernet.classifier.parameters()]
             last = len(supernet.cells) - 1
             self.cells: list[FoldedCell | KernelCell] = []
@@ -101,25 +116,19 @@ class FoldedCell:
 
     def __init__(self, cell: MixedCell, weights: Float[Tensor, "edges operations"], dtype: torch.dtype, *, relu: bool):
         self.channels, self.relu = cell.channels, relu
-        before, previous = cell.inputs.before, cell.inputs.previous
-        self.before = FoldedReduction(before, dtype) if isinstance(before, FactorisedReduction) else FoldedInput(before, dtype)
-        self.previous = FoldedInput(previous, dtype)
-        by_bundle = weights[cell.order].split([len(edges) for edges in cell.bundle_edges])
-        self.bundles = [FoldedBundle(bundle, w, dtype) for bundle, w in zip(cell.bundles, by_bundle, strict=True)]  # type: ignore
-        # What is added to a node, whatever leaves for it.
-        width = len(self.bundles[0].bias)
-        self.bias = sum((F.pad(bundle.bias, (width - len(bundle.bias), 0)) for bundle in self.bundles), weights.new_zeros(()))
-        self.bias = self.bias.to(dtype)
+        self.before, self.previous = fold_inputs(cell, dtype)
+        self.bundles = [FoldedBundle(edges, w, dtype) for edges, w in by_bundle(cell, weights)]
+        self.bias = total_bias([bundle.bias for bundle in self.bundles]).to(dtype).flatten()
 
     def forward(self, before: Tensor, previous: Tensor, saved: list[Tensor]) -> Tensor:
         """Appends to `saved` what `backward` needs beside the result."""
         n, _, h, w = previous.shape
-        x = _empty(previous, n, NUM_INPUTS * self.channels, h, w)
+        x = empty_image(previous, n, NUM_INPUTS * self.channels, h, w)
         first, second = rows(x).split(self.channels, dim=1)
         self.before.forward(before, first)
         self.previous.forward(previous, second)
         stride = self.bundles[0].bundle.stride
-        out = _empty(x, n, len(self.bias), (h - 1) // stride + 1, (w - 1) // stride + 1)
+        out = empty_image(x, n, len(self.bias), (h - 1) // stride + 1, (w - 1) // stride + 1)
         sums = rows(out)
         sums.copy_(self.bias.expand_as(sums))
         for node, bundle in enumerate(self.bundles):
@@ -154,19 +163,16 @@ class Source:
 
     def __init__(self, x: Tensor):
         self.x, self.relu = x, x.relu()
-        self._even: Tensor | None = None
 
-    @property
+    @cached_property
     def even(self) -> Tensor:
         """The even pixels of the ReLU."""
-        if self._even is None:
-            self._even = grid(self.relu, 0)
-        return self._even
+        return grids(self.relu)[0].contiguous(memory_format=torch.channels_last)
 
     @property
     def odd(self) -> Tensor:
-        """The odd pixels of the ReLU; at odd sizes zeros take the place of the missing ones."""
-        return odd_grid(self.relu, self.even.shape)
+        """The odd pixels of the ReLU."""
+        return grids(self.relu)[1]
 
 
 class Gradients:
@@ -185,20 +191,14 @@ class Gradients:
 
     def total(self) -> Tensor:
         """With respect to the source itself."""
-        even, odd = self.found.get("even"), self.found.get("odd")
-        full = self.found.get("relu")
-        if full is None and (even is not None or odd is not None):
-            full = torch.zeros_like(self.relu)
-        if full is not None:
-            if even is not None:
-                full[:, :, ::2, ::2].add_(even)
-            if odd is not None:
-                full[:, :, 1::2, 1::2].add_(odd[:, :, : full.shape[2] // 2, : full.shape[3] // 2])
-            full = torch.ops.aten.threshold_backward(full, self.relu, 0)
-        plain = self.found.get("x")
-        if full is None or plain is None:
-            return torch.zeros_like(self.relu) if full is plain else plain if full is None else full  # type: ignore[return-value]
-        return full.add_(plain)
+        full, plain = self.found.get("relu"), self.found.get("x")
+        if "even" in self.found:
+            full = torch.zeros_like(self.relu) if full is None else full
+            add_grids(full, self.found["even"], self.found.get("odd"))
+        if full is None:
+            return torch.zeros_like(self.relu) if plain is None else plain
+        full = torch.ops.aten.threshold_backward(full, self.relu, 0)
+        return full if plain is None else full.add_(plain)
 
 
 class FoldedBundle:
@@ -209,8 +209,7 @@ class FoldedBundle:
 
     def __init__(self, edges: MixedEdges, weights: Float[Tensor, "edges operations"], dtype: torch.dtype):
         self.bundle = edges.bundle
-        by_operation = weights.t().unflatten(1, (self.bundle.nodes, self.bundle.sources))
-        self.parts = [FOLDS[type(part)](part, pick(by_operation, part.operations), dtype) for part in edges.parts]  # type: ignore
+        self.parts = [FOLDS[type(part)](part, alphas, dtype) for part, alphas in edges.weighted(weights)]
         self.bias = sum((part.bias for part in self.parts), weights.new_zeros(()))
 
     def forward(self, source: Source, sums: Tensor, saved: list[Tensor]) -> None:
@@ -238,15 +237,13 @@ class FoldedSeparables:
         self.bundle, self.dilation = part.bundle, part.dilation
         self.even_only = part.dilation == 2 and part.bundle.stride == 2  # only the even pixels are looked at
         depths: list[Any] = list(part.depths)
-        nodes, sources, channels, _ = self.bundle
         self.kernels = [[kernel.detach().to(dtype, copy=True) for kernel in depth.depthwise] for depth in depths]
         self.inner = [InnerPointwise(depth, self.bundle, dtype) for depth in depths[:-1]]
-        scale, shift = (p.view(-1, nodes, sources, channels) * alphas.unsqueeze(-1) for p in depths[-1].norm.folded())
-        last = depths[-1].pointwise.view(-1, nodes, sources, channels, channels) * scale.unsqueeze(-1)
+        last, shift = pointwise_constants(depths[-1], self.bundle, alphas)
         # [(source, channel in), channel out] for each kind and node.
-        self.last = [kind.unbind() for kind in last.transpose(3, 4).flatten(2, 3).to(dtype).unbind()]
+        self.last = [kind.unbind() for kind in last.flatten(2, 3).to(dtype).unbind()]
         self.last_turned = [[weight.t() for weight in kind] for kind in self.last]
-        self.bias = shift.sum((0, 2)).flatten()
+        self.bias = shift.sum((0, 2))
         self._by_size: dict[int, list[list[list[Kernel]]]] = {}
 
     def forward(self, source: Source, sums: Tensor, saved: list[Tensor]) -> None:
@@ -269,7 +266,7 @@ class FoldedSeparables:
     def backward(self, sums: Tensor, found: Gradients, saved: list[Tensor]) -> None:
         """As `FoldedBundle.backward`."""
         form, stride, dilation = ("even", 1, 1) if self.even_only else ("relu", self.bundle.stride, self.dilation)
-        like = grid(found.relu, 0) if self.even_only else found.relu
+        like = grids(found.relu)[0] if self.even_only else found.relu
         size = self._group(like)
         by_node = sums.split(self.bundle.channels, dim=1)
         kernels = self._kernels(size)
@@ -278,7 +275,7 @@ class FoldedSeparables:
         out_h, out_w = (h - 1) // stride + 1, (w - 1) // stride + 1
         for kind, weights in reversed(list(enumerate(self.last_turned))):
             for group in reversed(range(self.bundle.nodes // size)):
-                g = _empty(like, n, size * c, out_h, out_w)
+                g = empty_image(like, n, size * c, out_h, out_w)
                 for at, part in enumerate(_blocks(g, size), group * size):
                     torch.mm(by_node[at], weights[at], out=part)
                 for level in reversed(range(1, len(self.inner) + 1)):
@@ -317,15 +314,14 @@ class InnerPointwise:
     def __init__(self, depth: Any, bundle: Bundle, dtype: torch.dtype):
         nodes, sources, channels, _ = bundle
         self.bundle = bundle
-        scale, shift = depth.norm.folded()
-        weight = (depth.pointwise * scale.view(-1, 1, 1, 1)).view(-1, nodes, sources, channels, channels)
+        weight, shift = pointwise_constants(depth, bundle)
         # [(source, channel in), (source, channel out)] for each kind and node, zero between different sources.
         blocks = weight.new_zeros(len(weight), nodes, sources, channels, sources, channels, dtype=dtype)
         for source in range(sources):
-            blocks[:, :, source, :, source] = weight[:, :, source].mT
+            blocks[:, :, source, :, source] = weight[:, :, source]
         self.weight = [kind.unbind() for kind in blocks.flatten(4).flatten(2, 3).unbind()]
         self.turned = [[matrix.t() for matrix in kind] for kind in self.weight]
-        self.bias = shift.to(dtype).view(-1, nodes * sources * channels).unbind()
+        self.bias = shift.to(dtype).flatten(1).unbind()
 
     def forward(self, y: Tensor, kind: int, group: int, size: int) -> Tensor:
         """For the nodes of a group, without the ReLU."""
@@ -349,18 +345,8 @@ class FoldedShared:
 
     def __init__(self, part: Shared, alphas: Float[Tensor, "k t s"], dtype: torch.dtype):
         self.bundle, self.pools = part.bundle, list(part.pools)
-        nodes, sources, channels, _ = self.bundle
-        shape = (1, sources, channels)
-        self.weights, bias = [], alphas.new_zeros(nodes, channels)
-        for norm, weight in zip(part.norms, alphas, strict=True):
-            mixed = weight.unsqueeze(-1).expand(-1, -1, channels)
-            if isinstance(norm, Norm):
-                scale, shift = (p.view(shape) for p in norm.folded())
-                bias = bias + (mixed * shift).sum(1)
-                mixed = mixed * scale
-            # [(source, channel), (node, channel)], a diagonal for each source and node.
-            self.weights.append(torch.diag_embed(mixed).permute(1, 2, 0, 3).reshape(sources * channels, -1).to(dtype))
-        self.bias = bias.flatten()
+        scales, self.bias = shared_constants(part, alphas)
+        self.weights = diagonals(scales).to(dtype).unbind()
 
     def forward(self, source: Source, sums: Tensor, saved: list[Tensor]) -> None:
         """As `FoldedBundle.forward`."""
@@ -369,11 +355,9 @@ class FoldedShared:
 
     def backward(self, sums: Tensor, found: Gradients, saved: list[Tensor]) -> None:
         """As `FoldedBundle.backward`."""
-        relu, stride = found.relu, self.bundle.stride
-        n, c, h, w = relu.shape
-        shape = (n, (h - 1) // stride + 1, (w - 1) // stride + 1, c)
+        relu = found.relu
         for pool, weight in reversed(list(zip(self.pools, self.weights, strict=True))):
-            g = torch.mm(sums, weight.t()).view(shape).permute(0, 3, 1, 2)
+            g = image(torch.mm(sums, weight.t()), relu, self.bundle.stride)
             if isinstance(pool, nn.MaxPool2d):
                 shape_of = _pairs((pool.kernel_size, pool.stride, pool.padding, pool.dilation))
                 g = torch.ops.aten.max_pool2d_with_indices_backward(g, relu, *shape_of, pool.ceil_mode, saved.pop())
@@ -398,17 +382,9 @@ class FoldedReductions:
     """Factorised reductions: the identity of the edges of stride 2."""
 
     def __init__(self, part: Reductions, alphas: Float[Tensor, "k t s"], dtype: torch.dtype):
-        nodes, sources, channels, _ = part.bundle
-        scale, shift = (p.view(-1, nodes, sources, channels) * alphas.unsqueeze(-1) for p in part.norm.folded())
-        self.bias = shift.sum((0, 2)).flatten()
-        first = part.even.shape[0] // (len(alphas) * part.bundle.edges)
-        halves = []
-        for weight, out in ((part.even, slice(0, first)), (part.odd, slice(first, channels))):
-            by_edge = weight.view(*scale.shape[:3], -1, channels) * scale[..., out, None]
-            dense = by_edge.new_zeros(sources, channels, nodes, channels)
-            dense[..., out] = by_edge.sum(0).permute(1, 3, 0, 2)
-            halves.append(dense.flatten(2).flatten(0, 1).to(dtype))
-        self.even, self.odd = halves
+        halves, self.bias = reduction_constants(part, alphas)
+        # [(source, channel in), (node, channel out)].
+        self.even, self.odd = (half.permute(1, 2, 0, 3).flatten(2).flatten(0, 1).to(dtype) for half in halves)
 
     def forward(self, source: Source, sums: Tensor, saved: list[Tensor]) -> None:
         """As `FoldedBundle.forward`."""
@@ -417,19 +393,17 @@ class FoldedReductions:
 
     def backward(self, sums: Tensor, found: Gradients, saved: list[Tensor]) -> None:
         """As `FoldedBundle.backward`."""
-        n, c, h, w = found.relu.shape
         for form, weight in (("odd", self.odd), ("even", self.even)):
-            found.add(form, torch.mm(sums, weight.t()).view(n, (h + 1) // 2, (w + 1) // 2, c).permute(0, 3, 1, 2))
+            found.add(form, image(torch.mm(sums, weight.t()), found.relu, 2))
 
 
 class FoldedInput:
     """How a cell brings the (rectified) output of an earlier one to its own width: 1x1 convolution and batch norm."""
 
     def __init__(self, module: nn.Sequential, dtype: torch.dtype):
-        scale, shift = _affine(module[2])
-        weight = module[1].weight
-        assert isinstance(weight, Tensor)
-        self.weight, self.bias = (weight.flatten(1) * scale.view(-1, 1)).t().to(dtype), shift.to(dtype)
+        _, conv, norm = module
+        ((weight, bias),) = fold(norm, conv)
+        self.weight, self.bias = weight.flatten(1).t().to(dtype), bias.to(dtype)
 
     def forward(self, relu: Tensor, out: Tensor) -> None:
         """Writes the rows of `out`."""
@@ -437,39 +411,28 @@ class FoldedInput:
 
     def backward(self, gradient: Tensor, like: Tensor, size: torch.Size | None = None) -> Tensor:
         """From rows to an image of the spatial size of `like`."""
-        n, _, h, w = like.shape
-        return torch.mm(gradient, self.weight.t()).view(n, h, w, -1).permute(0, 3, 1, 2)
+        return image(torch.mm(gradient, self.weight.t()), like)
 
 
 class FoldedReduction:
     """The same where the output comes from before a reduction: a factorised reduction."""
 
     def __init__(self, module: FactorisedReduction, dtype: torch.dtype):
-        scale, shift = _affine(module.norm)
-        self.first = module.even.out_channels
-        self.bias = shift.to(dtype)
-        weights = (module.even.weight.flatten(1), module.odd.weight.flatten(1))
-        parts = zip(weights, scale.split([self.first, len(scale) - self.first]), strict=True)
-        self.even, self.odd = ((weight * part.unsqueeze(1)).t().to(dtype) for weight, part in parts)
+        self.widths = [module.even.out_channels, module.odd.out_channels]
+        weights, biases = zip(*fold(module.norm, module.even, module.odd), strict=True)
+        self.weights = [weight.flatten(1).t().to(dtype) for weight in weights]
+        self.biases = [bias.to(dtype) for bias in biases]
 
     def forward(self, relu: Tensor, out: Tensor) -> None:
         """Writes the rows of `out`."""
-        even = grid(relu, 0)
-        widths = [self.first, len(self.bias) - self.first]
-        first, second = out.split(widths, dim=1)
-        bias = self.bias.split(widths)
-        torch.addmm(bias[0], rows(even), self.even, out=first)
-        torch.addmm(bias[1], rows(odd_grid(relu, even.shape)), self.odd, out=second)
+        parts = zip(self.biases, grids(relu), self.weights, out.split(self.widths, dim=1), strict=True)
+        for bias, grid, weight, part in parts:
+            torch.addmm(bias, rows(grid), weight, out=part)
 
     def backward(self, gradient: Tensor, like: Tensor, size: torch.Size) -> Tensor:
         """From rows to an image of that size."""
-        n, _, h, w = like.shape
-        parts = zip(gradient.split([self.first, gradient.shape[1] - self.first], dim=1), (self.even, self.odd), strict=True)
-        even, odd = (torch.mm(part, weight.t()).view(n, h, w, -1).permute(0, 3, 1, 2) for part, weight in parts)
-        full = torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last).zero_()
-        full[:, :, ::2, ::2] = even
-        full[:, :, 1::2, 1::2] = odd[:, :, : size[2] // 2, : size[3] // 2]
-        return full
+        parts = zip(gradient.split(self.widths, dim=1), self.weights, strict=True)
+        return add_grids(empty_image(like, *size).zero_(), *(image(torch.mm(part, weight.t()), like) for part, weight in parts))
 
 
 FOLDS: dict[type[nn.Module], Callable[..., Any]] = {
@@ -479,22 +442,65 @@ FOLDS: dict[type[nn.Module], Callable[..., Any]] = {
 }
 
 
-def image(table: Float[Tensor, "pixels c"], like: Float[Tensor, "n c2 h w"]) -> Float[Tensor, "n c h w"]:
-    """The rows of a matrix as an image of the spatial size of `like`."""
-    n, _, h, w = like.shape
-    return table.view(n, h, w, -1).permute(0, 3, 1, 2)
+# The constants of a cell, which `gpu.py` lays out in its own way. Letters: k operations, t nodes, s sources, c channels.
 
 
-def grid(x: Float[Tensor, "n c h w"], first: int) -> Float[Tensor, "n c h2 w2"]:
-    """Every second pixel, channels last."""
-    return x[:, :, first::2, first::2].contiguous(memory_format=torch.channels_last)
+def fold_inputs(cell: MixedCell, dtype: torch.dtype) -> tuple[FoldedInput | FoldedReduction, FoldedInput]:
+    """How a cell brings the outputs of the cells k-2 and k-1 to its own width."""
+    before, previous = cell.inputs.before, cell.inputs.previous
+    first = FoldedReduction(before, dtype) if isinstance(before, FactorisedReduction) else FoldedInput(before, dtype)
+    return first, FoldedInput(previous, dtype)
 
 
-def odd_grid(x: Float[Tensor, "n c h w"], size: torch.Size) -> Float[Tensor, "n c h2 w2"]:
-    """The odd pixels, with zeros where one is missing."""
-    odd = grid(x, 1)
-    missing = (0, size[3] - odd.shape[3], 0, size[2] - odd.shape[2])
-    return F.pad(odd, missing) if any(missing) else odd
+def by_bundle(cell: MixedCell, weights: Float[Tensor, "edges operations"]) -> Iterator[tuple[MixedEdges, Tensor]]:
+    """The edges of each bundle with their weights."""
+    return zip(cell.bundles, weights[cell.order].split([len(edges) for edges in cell.bundle_edges]), strict=True)  # type: ignore
+
+
+def total_bias(biases: Sequence[Tensor]) -> Float[Tensor, "t c"]:
+    """What is added to each node: the first bundle leads to all of them, that of a node to the later ones."""
+    total = biases[0].clone()
+    for node, bias in enumerate(biases[1:], 1):
+        total[node:] += bias
+    return total
+
+
+def pointwise_constants(depth: Any, bundle: Bundle, alphas: Float[Tensor, "k t s"] | None = None) -> tuple[Tensor, Tensor]:
+    """Pointwise convolutions with their norm, weighted: matrices [k, t, s, in, out] and shifts [k, t, s, c]."""
+    scale, shift = _by_edge(depth.norm, bundle, alphas)
+    return (depth.pointwise.view(*scale.shape, -1) * scale.unsqueeze(-1)).mT, shift
+
+
+def shared_constants(part: Shared, alphas: Float[Tensor, "k t s"]) -> tuple[Float[Tensor, "k t s c"], Float[Tensor, "t c"]]:
+    """What each source's channels are multiplied by, and the sum of all shifts."""
+    nodes, sources, channels, _ = part.bundle
+    scales, bias = [], alphas.new_zeros(nodes, channels)
+    for norm, weight in zip(part.norms, alphas, strict=True):
+        mixed = weight.unsqueeze(-1).expand(-1, -1, channels)
+        if isinstance(norm, Norm):
+            scale, shift = (p.view(1, sources, channels) for p in affine(norm))
+            bias = bias + (mixed * shift).sum(1)
+            mixed = mixed * scale
+        scales.append(mixed)
+    return torch.stack(scales), bias
+
+
+def reduction_constants(part: Reductions, alphas: Float[Tensor, "k t s"]) -> tuple[list[Tensor], Float[Tensor, "t c"]]:
+    """Matrices [t, s, in, out] for the even and the odd grid, and the sum of all shifts."""
+    scale, shift = _by_edge(part.norm, part.bundle, alphas)
+    channels = part.bundle.channels
+    first = part.even.shape[0] // scale[..., 0].numel()
+    halves = []
+    for weight, columns in ((part.even, slice(0, first)), (part.odd, slice(first, channels))):
+        by_edge = weight.view(*scale.shape[:3], -1, channels) * scale[..., columns, None]
+        halves.append(F.pad(by_edge.sum(0).mT, (columns.start, channels - columns.stop)))
+    return halves, shift.sum((0, 2))
+
+
+def _by_edge(norm: nn.Module, bundle: Bundle, alphas: Tensor | None) -> list[Float[Tensor, "k t s c"]]:
+    """Scale and shift of a norm, weighted."""
+    found = [part.view(-1, *bundle[:3]) for part in affine(norm)]
+    return found if alphas is None else [part * alphas.unsqueeze(-1) for part in found]
 
 
 def _depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
@@ -506,7 +512,7 @@ def _depthwise_backward(g: Tensor, kernel: Kernel, stride: int, dilation: int, s
     if stride == 1:
         return _depthwise(g, kernel.turned, 1, dilation)
     padding = dilation * (kernel.weight.shape[-1] - 1) // 2
-    like = torch.empty(size, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
+    like = empty_image(g, *size)
     settings = (*_pairs((stride, padding, dilation)), False, (0, 0), size[1], (True, False, False))
     return torch.ops.aten.convolution_backward(g, like, kernel.weight, None, *settings)[0]
 
@@ -529,19 +535,6 @@ def _sum_blocks(x: Tensor, number: int) -> Tensor:
 
 def _pairs(settings: Sequence[Any]) -> tuple[tuple[int, int], ...]:
     return tuple((value, value) if isinstance(value, int) else tuple(value) for value in settings)
-
-
-def _empty(like: Tensor, n: int, c: int, h: int, w: int) -> Tensor:
-    return torch.empty((n, c, h, w), dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-
-
-def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """(scale, shift) of a batch norm in evaluation mode."""
-    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    scale = scale if norm.weight is None else scale * norm.weight
-    shift = -norm.running_mean * scale
-    return scale, shift if norm.bias is None else shift + norm.bias
 
 
 def _dtype_of(weight: Tensor) -> torch.dtype:

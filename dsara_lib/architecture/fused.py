@@ -50,7 +50,7 @@ class Place(NamedTuple):
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch norm without parameters of its own: a scale for each channel may be given, and it folds into (scale, shift)."""
+    """Batch norm without parameters of its own: a scale for each channel may be given."""
 
     def __init__(self, channels: int):
         super().__init__(channels, affine=False)
@@ -74,12 +74,6 @@ class Norm(nn.BatchNorm2d):
             F.batch_norm(x, mean, var, scale, None, self.training, self.momentum, self.eps)
             for x, (mean, var), scale in zip(tensors, statistics, each, strict=True)
         ]
-
-    def folded(self) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-        """(scale, shift) of what it does in evaluation mode."""
-        assert self.running_mean is not None and self.running_var is not None
-        scale = torch.rsqrt(self.running_var + self.eps)
-        return scale, -self.running_mean * scale
 
     @staticmethod
     def places(name: str, at: int, blocks: int, operation: int, edge: int, plain: str) -> Iterator[Place]:
@@ -120,7 +114,7 @@ class Separables(nn.Module):
     def forward(self, x: Tensor, alphas: Float[Tensor, "k t s"]) -> Tensor:
         x, stride, dilation = x.relu(), self.bundle.stride, self.dilation
         if dilation == 2 and stride == 2:  # only the even pixels are looked at
-            x, stride, dilation = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last), 1, 1
+            x, stride, dilation = grids(x)[0].contiguous(memory_format=torch.channels_last), 1, 1
         features = [repeat(x, self.bundle.nodes)] * len(self.operations)
         *inner, last = self.depths
         for depth in inner:
@@ -184,16 +178,12 @@ class Shared(nn.Module):
         self.norms = nn.ModuleList(Norm(width) if isinstance(module, nn.Sequential) else nn.Identity() for module in modules)
 
     def forward(self, x: Tensor, alphas: Float[Tensor, "k t s"]) -> Tensor:
-        nodes, _, channels, _ = self.bundle
         features = [norm(pool(x)) for pool, norm in zip(self.pools, self.norms, strict=True)]
-        mixed = alphas.unsqueeze(-1).expand(-1, -1, -1, channels)
-        # [(source, channel), (node, channel)] for each operation, a diagonal for each source and node.
-        weights = torch.diag_embed(mixed).permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2).unbind()
+        weights = diagonals(alphas.unsqueeze(-1).expand(-1, -1, -1, self.bundle.channels)).unbind()
         total = rows(features[0]) @ weights[0]
         for feature, weight in zip(features[1:], weights[1:], strict=True):
             total = torch.addmm(total, rows(feature), weight)
-        n, _, h, w = features[0].shape
-        return total.view(n, h, w, nodes * channels).permute(0, 3, 1, 2)
+        return image(total, features[0])
 
     def places(self) -> Iterator[Place]:
         """Every tensor of the plain modules; edges that leave the same node share theirs."""
@@ -223,13 +213,10 @@ class Reductions(nn.Module):
         self.norm = Norm(width * bundle.channels)
 
     def forward(self, x: Tensor, alphas: Float[Tensor, "k t s"]) -> Tensor:
-        x = x.relu()
-        shifted = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
         halves = []
-        for grid, weight in ((x, self.even), (shifted, self.odd)):
-            grids = repeat(grid[:, :, ::2, ::2], len(self.operations) * self.bundle.nodes)
+        for grid, weight in zip(grids(x.relu()), (self.even, self.odd), strict=True):
             groups = len(self.operations) * self.bundle.edges
-            half = F.conv2d(grids, weight, groups=groups)
+            half = F.conv2d(repeat(grid, len(self.operations) * self.bundle.nodes), weight, groups=groups)
             halves.append(half.permute(0, 2, 3, 1).unflatten(3, (groups, -1)))
         both = torch.cat(halves, dim=4).flatten(3).permute(0, 3, 1, 2)
         return sum_edges([self.norm(both, _by_channel(alphas, self.bundle.channels))], self.bundle)
@@ -293,9 +280,13 @@ class MixedEdges(nn.Module):
                 place.block(state[place.name]).copy_(plain)
 
     def forward(self, x: Float[Tensor, "n c h w"], weights: Float[Tensor, "edges operations"]) -> Tensor:
-        by_operation = weights.t().unflatten(1, (self.bundle.nodes, self.bundle.sources))
-        terms = [part(x, pick(by_operation, part.operations)) for part in self.parts]  # type: ignore[arg-type]
+        terms = [part(x, alphas) for part, alphas in self.weighted(weights)]
         return sum(terms[1:], terms[0])
+
+    def weighted(self, weights: Float[Tensor, "edges operations"]) -> list[tuple[Part, Float[Tensor, "k t s"]]]:
+        """Each part with the weights of its operations."""
+        by_operation = weights.t().unflatten(1, (self.bundle.nodes, self.bundle.sources))
+        return [(part, pick(by_operation, part.operations)) for part in self.parts]  # type: ignore[arg-type, misc]
 
     def places(self) -> Iterator[Place]:
         """Where each tensor of each plain module lies."""
@@ -331,6 +322,27 @@ def _parts(bundle: Bundle, candidates: Sequence[Sequence[nn.Module]]) -> Iterato
 
 def _is_norm(module: nn.Module, channels: int) -> bool:
     return type(module) is nn.BatchNorm2d and repr(module) == repr(nn.BatchNorm2d(channels, affine=False, device="meta"))
+
+
+@torch.no_grad()
+def affine(norm: nn.Module, dtype: torch.dtype | None = None) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """(scale, shift) of a batch norm in evaluation mode, computed in that precision or its own."""
+    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var.to(dtype=dtype) + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+@torch.no_grad()
+def fold(norm: nn.Module, *convs: Any, dtype: torch.dtype | None = None) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of convolutions whose results, one after the other along the channels, go through a batch norm."""
+    widths = [conv.out_channels for conv in convs]
+    parts = zip(convs, *(part.split(widths) for part in affine(norm, dtype)), strict=True)
+    return [
+        (conv.weight * scale.view(-1, 1, 1, 1), shift if conv.bias is None else shift + scale * conv.bias)
+        for conv, scale, shift in parts
+    ]
 
 
 def pick(table: Tensor, rows: list[int]) -> Tensor:
@@ -417,3 +429,34 @@ def _by_group(x: Tensor, matrices: Tensor) -> Tensor:
 def rows(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "pixels c"]:
     """A channels-last image as a matrix with a row for each pixel: the same memory."""
     return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def image(table: Float[Tensor, "pixels c"], like: Float[Tensor, "n c2 h w"], stride: int = 1) -> Float[Tensor, "n c h2 w2"]:
+    """The rows of a matrix as an image of the spatial size of `like`, or after that stride."""
+    n, _, h, w = like.shape
+    return table.view(n, (h - 1) // stride + 1, (w - 1) // stride + 1, -1).permute(0, 3, 1, 2)
+
+
+def empty_image(like: Tensor, n: int, c: int, h: int, w: int) -> Float[Tensor, "n c h w"]:
+    """Channels last, on the device and in the precision of `like`."""
+    return torch.empty((n, c, h, w), dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def diagonals(scales: Float[Tensor, "k t s c"]) -> Float[Tensor, "k sc tc"]:
+    """Matrices [(source, channel), (node, channel)] with a diagonal for each source and node."""
+    return torch.diag_embed(scales).permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)
+
+
+def grids(x: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n c h2 w2"], Float[Tensor, "n c h2 w2"]]:
+    """The even and the odd pixels; at odd sizes zeros take the place of the missing ones."""
+    even, odd = x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]
+    missing = (0, even.shape[3] - odd.shape[3], 0, even.shape[2] - odd.shape[2])
+    return even, F.pad(odd, missing) if any(missing) else odd
+
+
+def add_grids(x: Float[Tensor, "n c h w"], even: Tensor, odd: Tensor | None = None) -> Float[Tensor, "n c h w"]:
+    """The adjoint of `grids`: adds to the even and the odd pixels, in place."""
+    x[:, :, ::2, ::2].add_(even)
+    if odd is not None:
+        x[:, :, 1::2, 1::2].add_(odd[:, :, : x.shape[2] // 2, : x.shape[3] // 2])
+    return x

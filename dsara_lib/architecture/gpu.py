@@ -7,7 +7,7 @@ for the way back are those rectified middles, which say where gradients pass, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,9 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from ..shapes import Float
-from .folded import FoldedInput, FoldedReduction, FoldedSupernet
-from .fused import Bundle, MixedEdges, Norm, Reductions, Separables, Shared, pick
-from .operations import FactorisedReduction
+from .folded import (
+    FoldedSupernet,
+    by_bundle,
+    fold_inputs,
+    pointwise_constants,
+    reduction_constants,
+    shared_constants,
+    total_bias,
+)
+from .fused import Bundle, MixedEdges, Reductions, Separables, Shared, grids
 from .space import NUM_INPUTS
 
 if TYPE_CHECKING:
@@ -83,17 +90,9 @@ class KernelCell:
         precision: str = PRECISION,
     ):
         self.channels, self.relu = cell.channels, relu
-        before, previous = cell.inputs.before, cell.inputs.previous
-        self.before = FoldedReduction(before, dtype) if isinstance(before, FactorisedReduction) else FoldedInput(before, dtype)
-        self.previous = FoldedInput(previous, dtype)
-        by_bundle = weights[cell.order].split([len(edges) for edges in cell.bundle_edges])
-        pairs = zip(cell.bundles, by_bundle, strict=True)
-        self.bundles = [KernelBundle(bundle, w, dtype, precision) for bundle, w in pairs]  # type: ignore[arg-type]
-        # The first bundle leads to all nodes: it adds what is added to a node, whatever leaves for it.
-        self.bias = self.bundles[0].bias
-        for node, bundle in enumerate(self.bundles[1:], 1):
-            self.bias[node:] += bundle.bias
-        self.bias = self.bias.to(dtype)
+        self.before, self.previous = fold_inputs(cell, dtype)
+        self.bundles = [KernelBundle(edges, w, dtype, precision) for edges, w in by_bundle(cell, weights)]
+        self.bias = total_bias([bundle.bias for bundle in self.bundles]).to(dtype)
 
     def forward(self, before: Tensor, previous: Tensor, saved: list[Tensor]) -> Tensor:
         """Appends to `saved` what `backward` needs beside the result."""
@@ -108,8 +107,8 @@ class KernelCell:
         for node, bundle in enumerate(self.bundles):
             source = x if node == 0 else out[:, :, :, node - 1 : node]
             bundle.forward(source, out[:, :, :, node:], self.bias if node == 0 else None, saved)
-        out = out.flatten(3).permute(0, 3, 1, 2)
-        return out.relu_() if self.relu else out
+        result = as_image(out)
+        return result.relu_() if self.relu else result
 
     def backward(self, gradient: Tensor, out: Tensor, saved: list[Tensor], size: torch.Size) -> tuple[Tensor, Tensor]:
         """Gradients with respect to `before` and `previous`; `size` is the former's."""
@@ -123,9 +122,8 @@ class KernelCell:
         found = torch.empty_like(x)
         self.bundles[0].backward(sums, x, found, False, saved)
         first, second = found.flatten(3).flatten(0, 2).split(self.channels, dim=1)
-        like = x.flatten(3).permute(0, 3, 1, 2)
-        of_previous = self.previous.backward(second, like)
-        return self.before.backward(first, like, size), of_previous
+        of_previous = self.previous.backward(second, as_image(x))
+        return self.before.backward(first, as_image(x), size), of_previous
 
 
 class Kind(NamedTuple):
@@ -144,22 +142,23 @@ class KernelBundle:
     def __init__(self, edges: MixedEdges, weights: Tensor, dtype: torch.dtype, precision: str):
         self.bundle, self.precision = edges.bundle, precision
         nodes, _, channels, _ = self.bundle
-        alphas = weights.t().unflatten(1, (nodes, self.bundle.sources))
         self.bias = weights.new_zeros(nodes, channels, dtype=torch.promote_types(weights.dtype, torch.float32))
         self.kinds: list[Kind] = []
         self.pools: list[type[nn.Module]] = []
         self.scales: Tensor | None = None
-        self.even: Tensor | None = None
-        self.odd: Tensor | None = None
-        for part in edges.parts:
-            mixing = pick(alphas, part.operations)  # type: ignore[arg-type]
+        self.halves: list[Tensor] = []  # of factorised reductions, for the even and the odd grid
+        for part, alphas in edges.weighted(weights):
             if isinstance(part, Separables):
-                self.kinds += self._separables(part, mixing, dtype)
+                self.kinds += self._separables(part, alphas, dtype)
             elif isinstance(part, Shared):
-                self._shared(part, mixing, dtype)
+                scales, shift = shared_constants(part, alphas)
+                self.pools, self.scales = [type(pool) for pool in part.pools], scales.to(dtype)
+                self.bias += shift
             else:
                 assert isinstance(part, Reductions)
-                self._reductions(part, mixing, dtype)
+                halves, shift = reduction_constants(part, alphas)
+                self.halves = [half.to(dtype).contiguous() for half in halves]
+                self.bias += shift
         # Those with more levels first: at each level the first ones go on.
         self.kinds.sort(key=lambda kind: -len(kind.kernels))
 
@@ -168,7 +167,7 @@ class KernelBundle:
         depthwise = [[_taps(kernel, self.bundle, dtype) for kernel in depth.depthwise] for depth in depths]  # type: ignore[union-attr]
         matrices, shifts = [], []
         for depth in depths:
-            matrix, shift = _pointwise(depth, self.bundle, alphas if depth is depths[-1] else None)
+            matrix, shift = pointwise_constants(depth, self.bundle, alphas if depth is depths[-1] else None)
             matrices.append(matrix.to(dtype).contiguous().unbind())
             shifts.append(shift)
         self.bias += shifts.pop().sum((0, 2))
@@ -176,32 +175,6 @@ class KernelBundle:
         for kind in range(len(alphas)):
             *mixers, last = (level[kind] for level in matrices)
             yield Kind(part.dilation, [level[kind] for level in depthwise], mixers, [level[kind] for level in rectified], last)
-
-    def _shared(self, part: Shared, alphas: Tensor, dtype: torch.dtype) -> None:
-        _, sources, channels, _ = self.bundle
-        scales = []
-        for norm, mixing in zip(part.norms, alphas, strict=True):
-            mixed = mixing.unsqueeze(-1).expand(-1, -1, channels)
-            if isinstance(norm, Norm):
-                scale, shift = (affine.view(1, sources, channels) for affine in norm.folded())
-                self.bias += (mixed * shift).sum(1)
-                mixed = mixed * scale
-            scales.append(mixed)
-        self.pools = [type(pool) for pool in part.pools]
-        self.scales = torch.stack(scales).to(dtype)
-
-    def _reductions(self, part: Reductions, alphas: Tensor, dtype: torch.dtype) -> None:
-        nodes, sources, channels, _ = self.bundle
-        scale, shift = (affine.view(-1, nodes, sources, channels) * alphas.unsqueeze(-1) for affine in part.norm.folded())
-        self.bias += shift.sum((0, 2))
-        first = part.even.shape[0] // (len(alphas) * self.bundle.edges)
-        halves = []
-        for weight, columns in ((part.even, slice(0, first)), (part.odd, slice(first, channels))):
-            by_edge = weight.view(*scale.shape[:3], -1, channels) * scale[..., columns, None]
-            dense = by_edge.new_zeros(nodes, sources, channels, channels)
-            dense[..., columns] = by_edge.sum(0).mT
-            halves.append(dense.to(dtype))
-        self.even, self.odd = halves
 
     def forward(self, x: Tensor, sums: Tensor, bias: Tensor | None, saved: list[Tensor]) -> None:
         """Writes to the sums [n, h', w', nodes, channels], with a bias, or adds to what they hold, without.
@@ -211,9 +184,9 @@ class KernelBundle:
         from . import kernels
 
         ys, matrices = self._convolved(x, sums, saved), [kind.last for kind in self.kinds]
-        if self.even is not None and self.odd is not None:
-            ys += [self._shared_by_nodes(grid) for grid in _grids(x)]
-            matrices += [self.even, self.odd]
+        if self.halves:
+            ys += [self._shared_by_nodes(by_node(grid.relu(), self.bundle.channels)) for grid in grids(as_image(x))]
+            matrices += self.halves
         zs = self._pooled(x, sums, saved)
         add = bias is None
         kernels.mix(by_pixel(sums), [y.flatten(2, 4) for y in ys], matrices, zs, self.scales, bias, False, add, self.precision)
@@ -281,7 +254,7 @@ class KernelBundle:
             add = True
         if not add:
             found.zero_()
-        if self.even is not None and self.odd is not None:
+        if self.halves:
             self._unreduce(sums, x, found)
 
     def _to_first_level(self, gys: list[Tensor], saved: list[Tensor]) -> list[Tensor]:
@@ -292,7 +265,7 @@ class KernelBundle:
             kinds = [kind for kind in self.kinds if len(kind.kernels) > level]
             middles = saved[-len(kinds) :]
             del saved[-len(kinds) :]
-            results = self._empty_like(gys[: len(kinds)])
+            results = [torch.empty_like(g) for g in gys[: len(kinds)]]
             kernels.gather(
                 [_by_edge(result) for result in results],
                 [g.flatten(0, 1).unsqueeze(0) for g in gys[: len(kinds)]],
@@ -309,11 +282,10 @@ class KernelBundle:
         """Add the gradient of the factorised reductions."""
         from . import kernels
 
-        assert self.even is not None and self.odd is not None
         n, h, w, *_ = sums.shape
         # [1, nodes, pixels, channels] for each source.
         gradient = by_pixel(sums).unsqueeze(0).expand(self.bundle.sources, -1, -1, -1)
-        for first, matrix in ((0, self.even), (1, self.odd)):
+        for first, matrix in enumerate(self.halves):
             part = sums.new_empty(n, h, w, self.bundle.sources, self.bundle.channels)
             turned = matrix.permute(1, 0, 3, 2).contiguous()
             kernels.mix(by_pixel(part), [gradient], [turned], [], None, None, False, False, self.precision)
@@ -328,14 +300,15 @@ class KernelBundle:
         nodes, sources, channels, _ = self.bundle
         return list(sums.new_empty(number, nodes, sources, *sums.shape[:3], channels))
 
-    @staticmethod
-    def _empty_like(tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.empty_like(tensor) for tensor in tensors]
-
 
 def by_node(image: Tensor, channels: int) -> Tensor:
     """A channels-last image [n, nodes * channels, h, w] as [n, h, w, nodes, channels]: the same memory."""
     return image.permute(0, 2, 3, 1).unflatten(3, (-1, channels))
+
+
+def as_image(nodes: Tensor) -> Tensor:
+    """[n, h, w, nodes, channels] as a channels-last image: the same memory."""
+    return nodes.flatten(3).permute(0, 3, 1, 2)
 
 
 def by_pixel(image: Tensor) -> Tensor:
@@ -357,21 +330,3 @@ def _taps(kernel: Tensor, bundle: Bundle, dtype: torch.dtype) -> Tensor:
     """Packed depthwise kernels as [nodes, sources, k, k, channels]."""
     nodes, sources, channels, _ = bundle
     return kernel.detach().view(nodes, sources, channels, *kernel.shape[2:]).permute(0, 1, 3, 4, 2).to(dtype).contiguous()
-
-
-def _pointwise(depth: nn.Module, bundle: Bundle, alphas: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Packed pointwise convolutions with their norm, weighted: [kind, nodes, sources, in, out] and a shift."""
-    nodes, sources, channels, _ = bundle
-    scale, shift = (affine.view(-1, nodes, sources, channels) for affine in depth.norm.folded())  # type: ignore[operator, union-attr]
-    if alphas is not None:
-        scale, shift = scale * alphas.unsqueeze(-1), shift * alphas.unsqueeze(-1)
-    weight = depth.pointwise.detach().view(-1, nodes, sources, channels, channels)  # type: ignore[operator, union-attr]
-    return (weight * scale.unsqueeze(-1)).mT, shift
-
-
-def _grids(x: Tensor) -> list[Tensor]:
-    """The even and the odd pixels of the ReLU; zeros take the place of missing ones."""
-    even = x[:, ::2, ::2].relu()
-    odd = x[:, 1::2, 1::2]
-    missing = (0, 0, 0, 0, 0, even.shape[2] - odd.shape[2], 0, even.shape[1] - odd.shape[1])
-    return [even, (nn.functional.pad(odd, missing) if any(missing) else odd).relu()]

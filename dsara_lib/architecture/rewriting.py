@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from .depthwise import Depthwise
+from .fused import add_grids, affine, empty_image, fold, grids, image, rows
 from .operations import FactorisedReduction
 
 ADDITIONS = (operator.add, torch.add)
@@ -61,24 +62,17 @@ class Mixed(nn.Module):
 
 def _mix(bias: Tensor | None, weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
     n, _, h, w = inputs[0].shape
-    like = inputs[0]
-    shape = (n, len(weights[0]), h, w)
-    out = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-    rows = _rows(out)
+    out = empty_image(inputs[0], n, len(weights[0]), h, w)
+    table = rows(out)
     if bias is None:
-        torch.mm(_rows(inputs[0]), weights[0].t(), out=rows)
+        torch.mm(rows(inputs[0]), weights[0].t(), out=table)
     else:
-        torch.addmm(bias, _rows(inputs[0]), weights[0].t(), out=rows)
+        torch.addmm(bias, rows(inputs[0]), weights[0].t(), out=table)
     for x, weight in zip(inputs[1:], weights[1:], strict=False):
-        rows.addmm_(_rows(x), weight.t())
+        table.addmm_(rows(x), weight.t())
     for x in inputs[len(weights) :]:
         out.add_(x)
     return out
-
-
-def _rows(x: Tensor) -> Tensor:
-    """One row for each pixel."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 class _Mix(torch.autograd.Function):
@@ -90,11 +84,10 @@ class _Mix(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        n, _, h, w = gradient.shape
-        rows, count = _rows(gradient), len(ctx.weights)
+        table, count = rows(gradient), len(ctx.weights)
         wanted = ctx.needs_input_grad[1 + count :]
         gradients = [
-            ((rows @ ctx.weights[at]).view(n, h, w, -1).permute(0, 3, 1, 2) if at < count else gradient) if wants else None
+            (image(table @ ctx.weights[at], gradient) if at < count else gradient) if wants else None
             for at, wants in enumerate(wanted)
         ]
         return (None, *[None] * count, *gradients)
@@ -144,8 +137,7 @@ class _Grid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *parts: Tensor) -> tuple[Tensor, Tensor]:
         ctx.shapes = [part.shape for part in parts]
-        even, odd = (torch.cat([part[:, :, at::2, at::2] for part in parts], dim=1).relu_() for at in (0, 1))
-        odd = F.pad(odd, (0, even.shape[3] - odd.shape[3], 0, even.shape[2] - odd.shape[2]))
+        even, odd = (torch.cat(found, dim=1).relu_() for found in zip(*map(grids, parts), strict=True))
         ctx.save_for_backward(even, odd)
         return even, odd
 
@@ -153,13 +145,8 @@ class _Grid(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # type: ignore[override]
         even, odd = (gradient * (grid > 0) for gradient, grid in zip(gradients, ctx.saved_tensors, strict=True))
         widths = [shape[1] for shape in ctx.shapes]
-        found = []
-        for shape, first, second in zip(ctx.shapes, even.split(widths, 1), odd.split(widths, 1), strict=True):
-            gradient = torch.empty(shape, dtype=even.dtype, device=even.device, memory_format=torch.channels_last).zero_()
-            gradient[:, :, ::2, ::2] = first
-            gradient[:, :, 1::2, 1::2] = second[:, :, : shape[2] // 2, : shape[3] // 2]
-            found.append(gradient)
-        return tuple(found)
+        parts = zip(ctx.shapes, even.split(widths, 1), odd.split(widths, 1), strict=True)
+        return tuple(add_grids(empty_image(even, *shape).zero_(), *both) for shape, *both in parts)
 
 
 class Affine(nn.Module):
@@ -290,13 +277,11 @@ class _Graph:
             if not alone or None in convs:
                 self.replace(node, self.insert(node, Affine(*self.derive(_by_pixel, norm)), source))
                 continue
-            start = 0
+            derived = iter(self.derive(_scaled, norm, *convs))
             for part, conv in zip(parts, convs, strict=True):
-                assert conv is not None
                 # A copy for each call: the module may be called elsewhere too.
-                scaled = copy.deepcopy(conv)
-                scaled.weight, scaled.bias = self.derive(_scaled, conv, norm, start)
-                start += conv.out_channels
+                scaled: Any = copy.deepcopy(conv)
+                scaled.weight, scaled.bias = next(derived), next(derived)
                 self.replace(part, self.insert(part, scaled, part.args[0]))
             self.replace(node, node.args[0])  # type: ignore[arg-type]
         return count
@@ -318,9 +303,7 @@ class _Graph:
     def drop_mutations(self) -> bool:
         """Write a ReLU to a new place where nobody else sees the old one; whether nothing is written in place any more."""
         for node in self.nodes():
-            source = _relu_of(node, in_place=True)
-            if source is None:
-                source = self._relu_module_of(node)
+            source = _relu_of(node, in_place=True) or self._relu_module_of(node)
             if source is not None and (self._is_ours(source) or not self._writes(node)):
                 self.replace(node, self.call(node, torch.relu, source))
         return not any(self._writes(node) for node in self.nodes())
@@ -446,35 +429,23 @@ def _is_constant(norm: Any) -> bool:
     return type(norm) is nn.BatchNorm2d and not norm.training and norm.running_mean is not None and norm.running_var is not None
 
 
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """(scale, shift) of a batch norm in evaluation mode, in double precision."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var.detach().double() + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
-
-
 def _by_pixel(norm: nn.BatchNorm2d) -> list[Tensor]:
     """What to multiply images by and to add to them."""
     assert norm.running_mean is not None
-    return [part.to(norm.running_mean).view(-1, 1, 1) for part in _affine(norm)]
+    return [part.to(norm.running_mean).view(-1, 1, 1) for part in affine(norm, torch.double)]
 
 
-def _scaled(conv: nn.Conv2d, norm: nn.BatchNorm2d, start: int) -> list[Tensor]:
-    """Weight and bias of a convolution and of the channels of a batch norm, from `start` on, that follows."""
-    scale, shift = (part[start : start + conv.out_channels] for part in _affine(norm))
-    shift = shift if conv.bias is None else shift + scale * conv.bias.detach().double()
-    return [(conv.weight.detach().double() * scale.view(-1, 1, 1, 1)).to(conv.weight), shift.to(conv.weight)]
+def _scaled(norm: nn.BatchNorm2d, *convs: nn.Conv2d) -> list[Tensor]:
+    """Weight and bias of each convolution with the batch norm that follows them together."""
+    pairs = zip(fold(norm, *convs, dtype=torch.double), convs, strict=True)
+    return [part.to(conv.weight) for both, conv in pairs for part in both]
 
 
 def _of_grids(module: FactorisedReduction) -> list[Tensor]:
     """Weights for the even and the odd grid of a factorised reduction, and its bias."""
-    scale, shift = _affine(module.norm)
-    even, odd = (half.weight.detach().flatten(1) for half in (module.even, module.odd))
-    both = F.pad(even, (0, 0, 0, len(odd))), F.pad(odd, (0, 0, len(even), 0))
-    return [*((weight.double() * scale.unsqueeze(1)).to(weight) for weight in both), shift.to(even)]
+    even, first, odd, second = _scaled(module.norm, module.even, module.odd)
+    both = F.pad(even.flatten(1), (0, 0, 0, len(odd))), F.pad(odd.flatten(1), (0, 0, len(even), 0))
+    return [*both, torch.cat([first, second])]
 
 
 def _by_input(conv: nn.Conv2d, widths: list[int]) -> Sequence[Tensor]:
