@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from toys import bits
 
-from dsara_lib.architecture import Prepared, prepare, rewriting, zoo
+from dsara_lib.architecture import Prepared, fused, prepare, zoo
 from dsara_lib.architecture.prepared import TOLERANCE
 
 # What traces a network is no tensor, which the shape check would be first to complain about.
@@ -330,8 +330,8 @@ def test_where_the_original_itself_is_inexact_float64_decides(monkeypatch: pytes
     assert (ours - exact).abs().amax() < (plain - exact).abs().amax()
     assert prepared.folded
 
-    affine = rewriting._affine
-    monkeypatch.setattr(rewriting, "_affine", lambda norm: (affine(norm)[0] * 1.1, affine(norm)[1]))
+    affine = fused.affine
+    monkeypatch.setattr(fused, "affine", lambda norm, dtype: (affine(norm, dtype)[0] * 1.1, affine(norm, dtype)[1]))
     wrong = prepare(model, images)
     assert not wrong.folded and "logits differed" in wrong.report
 
