@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dsara_lib.architecture import prepare
+from dsara_lib.architecture.prepared import _undisturbed
 from dsara_lib.capture import (
     PRECISIONS,
     Captured,
@@ -468,7 +470,13 @@ def settings_of(backends: Any) -> list[Any]:
     return [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32]
 
 
-OLD = SimpleNamespace(cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=False)), cudnn=SimpleNamespace(allow_tf32=True))
+OLD = SimpleNamespace(
+    cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=False)), cudnn=SimpleNamespace(allow_tf32=True, benchmark=True)
+)
+NEW = SimpleNamespace(
+    cuda=SimpleNamespace(matmul=SimpleNamespace(fp32_precision="none")),
+    cudnn=SimpleNamespace(conv=SimpleNamespace(fp32_precision="tf32"), benchmark=True),
+)
 TF32 = {name: [{True: "tf32", False: "ieee"}[precision.tf32]] * 2 for name, precision in PRECISIONS.items()}
 
 
@@ -483,6 +491,23 @@ def test_tf32_is_as_the_precision_has_it_inside_and_as_it_was_outside(name, back
     assert settings_of(backends) == before
     with rounding(name, CPU, backends):
         assert settings_of(backends) == before, "no business of the CPU"
+
+
+@pytest.mark.usefixtures("without_shape_check")
+@pytest.mark.parametrize("backends", [OLD, NEW], ids=["torch 2.8", "torch 2.9"])
+def test_a_network_is_prepared_without_tf32_or_timed_kernels_and_afterwards_all_is_as_it_was(backends):
+    before, like = settings_of(backends), SimpleNamespace(device=GPU, is_cuda=False)  # there are no random numbers of a GPU here
+    with pytest.raises(KeyboardInterrupt), _undisturbed(like, backends):
+        assert settings_of(backends) in ([False, False], ["ieee", "ieee"]) and backends.cudnn.benchmark is False
+        raise KeyboardInterrupt
+    assert settings_of(backends) == before and backends.cudnn.benchmark is True
+
+
+@pytest.mark.usefixtures("without_shape_check")
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_a_network_is_prepared_also_where_tf32_was_set_by_the_new_names(name):
+    with rounding(name, GPU):
+        assert prepare(small(), torch.rand(2, 3, 4, 4)).folded
 
 
 def test_torchs_own_questions_about_tf32_are_answered_as_before():
