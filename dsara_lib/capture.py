@@ -111,13 +111,14 @@ class Graphs(Protocol):
     """Records on one device. Those who share it share its memory, and run one after the other."""
 
     most: int  # recordings of one function
+    broken: bool  # a recording has failed: what they share is in doubt, so all of them go on with ordinary calls
 
     def eagerly(self, function: Function, inputs: Tensors) -> Outputs:
         """Call the function, so that a recording may follow."""
         ...
 
     def record(self, function: Function, inputs: Tensors) -> Recording:
-        """Run through the function without computing anything. Raises RuntimeError where it cannot be recorded."""
+        """Run through the function without computing anything. Where it cannot be recorded, be `broken` and raise RuntimeError."""
         ...
 
     def wait(self) -> None:
@@ -128,7 +129,7 @@ class Graphs(Protocol):
 class NoGraphs:
     """Every call is an ordinary one, as on a CPU."""
 
-    most = 0
+    most, broken = 0, False
 
     def eagerly(self, function: Function, inputs: Tensors) -> Outputs:
         """Call the function."""
@@ -148,7 +149,7 @@ class CudaGraphs:
     most = 4  # batches of a run have two or three sizes; each graph keeps its inputs and outputs
 
     def __init__(self, device: torch.device):
-        self.device = device
+        self.device, self.broken = device, False
         # What is warm on one stream is cold on another: handles and workspaces of cuBLAS, and the streams that autograd has noted.
         self.stream = torch.cuda.Stream(device)
         self._alive: weakref.WeakSet[CudaRecording] = weakref.WeakSet()
@@ -181,8 +182,12 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         # Other threads of a notebook may use the GPU meanwhile.
         capture = torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local")
-        with self._beside(), capture:
-            outputs = function(*static)
+        try:
+            with self._beside(), capture:
+                outputs = function(*static)
+        except RuntimeError:
+            self.broken = True  # torch may still take the shared pool for one that is being recorded into
+            raise
         recording = CudaRecording(graph, static, outputs)
         self._alive.add(recording)
         return recording
@@ -216,7 +221,7 @@ class Captured:
 
     For each set of shapes and types the first call is an ordinary one, the second records and replays, later ones replay; each
     takes effect once, on batch-norm statistics too. After `graphs.most` sets of shapes the others stay ordinary calls, and
-    where recording fails, a warning says so and all calls do.
+    where a recording fails, a warning says so and all that share `graphs` drop theirs: every call is an ordinary one from then on.
 
     - What is returned is overwritten by the next call of anything that shares `graphs`: clone what is kept longer.
     - The function returns a tensor or a flat tuple of them, free of autograd's graph, never waits for the device, and does what
@@ -235,6 +240,8 @@ class Captured:
         return sum(recording is not None for recording in self._recordings.values())
 
     def __call__(self, *inputs: Tensor) -> Any:
+        if self.graphs.broken:
+            self._give_up()
         key = tuple((each.shape, each.dtype) for each in inputs)
         if key not in self._recordings:
             if len(self._recordings) < self.graphs.most:
@@ -248,18 +255,22 @@ class Captured:
         self.graphs.wait()
         self._recordings.clear()
 
+    def _give_up(self) -> None:
+        """Ordinary calls from now on. What was returned stays with who holds it."""
+        self.release()
+        self.graphs = NoGraphs()
+
     def _record(self, key: Any, inputs: Tensors) -> Recording | None:
         """The recording; None, from now on, where there can be none."""
         try:
             recording = self._recordings[key] = self.graphs.record(self.function, inputs)
             return recording
         except RuntimeError as error:
-            self._recordings.clear()
-            self.graphs = NoGraphs()
+            self._give_up()
             name = getattr(self.function, "__name__", type(self.function).__name__)
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(
-                f"{name} could not be recorded as a CUDA graph ({reason}); it goes on kernel by kernel: same results, less speed",
+                f"{name} could not be recorded as a CUDA graph ({reason}); all goes on kernel by kernel: same results, less speed",
                 stacklevel=3,
             )
             return None

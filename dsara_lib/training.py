@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from .architecture import Blueprint, Network, Prepared, prepare
 from .attacks import PGD
 from .attacks.base import Attack, uniform_noise
-from .capture import Captured, NoGraphs, graphs_on
+from .capture import Captured, Graphs, NoGraphs, graphs_on
 from .data import Augmentation, Batches, DataSet, Split, hold_out, unit_interval
 from .engine import Metrics, to_cpu
 from .errors import WorkbookError
@@ -195,7 +195,9 @@ class Trainer:
         seed: int = 0,
         device: str | torch.device = "cpu",
         name: str | None = None,
+        graphs: Graphs | None = None,
     ):
+        """`graphs` replaces what records the parts of a step: by default CUDA graphs on a GPU; `NoGraphs()` for none."""
         if blueprint.num_classes != data.num_classes or blueprint.in_channels != data.channels:
             raise WorkbookError(
                 f"the network takes {blueprint.in_channels} channels and {blueprint.num_classes} classes; "
@@ -225,8 +227,10 @@ class Trainer:
         self._measured: Metrics = {}
         self._best_measured: Metrics = {}
         self._source: nn.Module | None = None
-        # Early stopping asks after each step which images are left, so it cannot be recorded.
-        graphs = NoGraphs() if config.attack and config.attack.early_stop else graphs_on(self.device)
+        if config.attack and config.attack.early_stop:
+            graphs = NoGraphs()  # it asks after each step which images are left
+        elif graphs is None:
+            graphs = graphs_on(self.device)
         self._replay_craft, self._replay_gradients = (Captured(f, self.device, graphs) for f in (self.craft, self.gradients))
 
     def run_epoch(self) -> Iterator[Metrics]:
@@ -262,6 +266,8 @@ class Trainer:
         }
         if self.best_epoch == self.epoch:
             self._best_measured = self._measured
+        if self.epoch == self.num_epochs:
+            self.release()
 
     def step(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], index: int) -> Metrics:
         """Craft in evaluation mode, then one step of the weights in training mode."""
@@ -310,6 +316,16 @@ class Trainer:
             prepared.refresh(self.network)
             self._source = prepared if prepared.folded else self.network
         return self._source
+
+    @property
+    def num_graphs(self) -> int:
+        """Recordings so far, of crafting and of gradients."""
+        return self._replay_craft.num_graphs + self._replay_gradients.num_graphs
+
+    def release(self) -> None:
+        """Give back the memory of all recordings; the next steps begin anew."""
+        self._replay_craft.release()
+        self._replay_gradients.release()
 
     def _drawing(self, index: int) -> AbstractContextManager[None]:
         """Drop path draws from torch's own generator; seeded by the step, it repeats after a restart."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -127,6 +129,40 @@ def test_count_only_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     (file,) = tmp_path.glob("benchmarks/*.json")
     assert [each["name"] for each in read(file)] == list(bench.COUNTS)
     assert "as a graph" in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------------------------- nothing is left of the entry before
+
+
+@pytest.mark.parametrize(("name", "maker"), [("search_step", "searchers"), ("retrain_step", "Trainer"), ("pgd20_eval", "networks")])
+def test_nothing_of_the_entry_before_is_left_when_the_next_is_made(name: str, maker: str, tmp_path: Path, monkeypatch) -> None:
+    made, left = list[Any](), list[int]()
+    make = getattr(contests, maker)
+
+    def noting(*arguments: Any, **settings: Any) -> Any:
+        left.append(sum(each() is not None for each in made))
+        result = make(*arguments, **settings)
+        made.extend(weakref.ref(getattr(each, "supernet", each)) for each in (result if isinstance(result, tuple) else (result,)))
+        return result
+
+    monkeypatch.setattr(contests, maker, noting)
+    gc.disable()
+    try:
+        list(tiny(tmp_path / "cpu.json", name, batches=(2, 4)).run(lambda words: None))
+    finally:
+        gc.enable()
+    assert left == [0, 0]
+
+
+def test_on_a_gpu_memory_is_given_back_when_all_is_done_and_peaks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = list[str]()
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: noted.append(name))
+    monkeypatch.setattr(contests.gc, "collect", lambda: noted.append("collect"))
+    contests.clear(CPU)
+    assert noted == ["collect"]
+    contests.clear(torch.device("cuda"))
+    assert noted[1:] == ["synchronize", "collect", "empty_cache", "reset_peak_memory_stats"]
 
 
 # ------------------------------------------------------------------------------------------------- entries are not lost

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dsara_lib.architecture import prepare
+from dsara_lib.architecture.prepared import _undisturbed
 from dsara_lib.capture import (
     PRECISIONS,
     Captured,
@@ -51,8 +53,8 @@ class Rehearsal:
     """Graphs on the CPU that notes what is asked of it. As on a GPU, to record computes nothing, outputs are the same tensors each
     time, and a replay may overwrite what other recordings gave."""
 
-    def __init__(self, most: int = 4, broken: str = ""):
-        self.most, self.broken, self.noted, self.recordings = most, broken, list[str](), list[Any]()
+    def __init__(self, most: int = 4, fails: str = ""):
+        self.most, self.fails, self.broken, self.noted, self.recordings = most, fails, False, list[str](), list[Any]()
 
     def eagerly(self, function: Any, inputs: Tensors) -> Outputs:
         self.noted.append("eagerly")
@@ -60,8 +62,9 @@ class Rehearsal:
 
     def record(self, function: Any, inputs: Tensors) -> RehearsedRecording:
         self.noted.append("record")
-        if self.broken:
-            raise RuntimeError(self.broken)
+        if self.fails:
+            self.broken = True
+            raise RuntimeError(self.fails)
         self.recordings.append(RehearsedRecording(self, function, tuple(each.clone() for each in inputs)))
         return self.recordings[-1]
 
@@ -186,7 +189,7 @@ def test_after_so_many_sets_of_shapes_the_others_are_ordinary_calls():
 
 
 def test_where_recording_fails_it_is_told_once_and_the_calls_go_on_with_the_same_results():
-    graphs, adding = Rehearsal(broken="operation not permitted when stream is capturing\nmore"), Adding()
+    graphs, adding = Rehearsal(fails="operation not permitted when stream is capturing\nmore"), Adding()
     captured = Captured(adding, CPU, graphs)
     captured(*pair(1.0))
     with pytest.warns(UserWarning, match=r"Adding could not be recorded .*when stream is capturing\).*same results") as told:
@@ -194,7 +197,36 @@ def test_where_recording_fails_it_is_told_once_and_the_calls_go_on_with_the_same
             given = pair(1.0, size)
             assert torch.equal(captured(*given)[0], given[0] + given[1])
     assert len(told) == 1 and "\n" not in str(told[0].message)
-    assert adding.total == 3 + 9 + 6 and graphs.noted == ["eagerly", "record"] and captured.num_graphs == 0
+    assert adding.total == 3 + 9 + 6 and graphs.noted == ["eagerly", "record", "wait"] and captured.num_graphs == 0
+
+
+def test_after_one_failure_all_that_share_the_graphs_drop_their_recordings_and_go_on_with_the_same_results(recwarn):
+    graphs, adding, plain = Rehearsal(), Adding(), Adding()
+    first, failing, fresh = Captured(adding, CPU, graphs), Captured(lambda x: 3 * x, CPU, graphs), Captured(adding, CPU, graphs)
+    for start in (1.0, 2.0):
+        assert all(map(torch.equal, first(*pair(start)), plain(*pair(start))))
+    failing(torch.ones(3))
+    graphs.fails, held = "capture failed", first(*pair(3.0))
+    kept = [each.clone() for each in plain(*pair(3.0))]
+    assert torch.equal(failing(held[0]), 3 * kept[0]) and len(recwarn) == 1
+    graphs.noted.clear()
+    for start in (4.0, 5.0, 6.0):
+        for captured in (first, fresh):
+            assert all(map(torch.equal, captured(*pair(start)), plain(*pair(start))))
+        failing(*pair(start)[:1])
+    assert all(map(torch.equal, held, kept)), "what a caller still held was overwritten"
+    assert graphs.noted == ["wait", "wait"] and len(recwarn) == 1
+    assert [each.num_graphs for each in (first, failing, fresh)] == [0, 0, 0] and not first._recordings
+
+
+def test_graphs_of_their_own_are_not_troubled_by_the_failure_of_others():
+    broken, sound = (Captured(lambda x: 2 * x, CPU, Rehearsal(fails=fails)) for fails in ("capture failed", ""))
+    broken(torch.ones(2))
+    with pytest.warns(UserWarning, match="could not be recorded"):
+        broken(torch.ones(2))
+    for _ in range(2):
+        sound(torch.ones(2))
+    assert (broken.num_graphs, sound.num_graphs) == (0, 1)
 
 
 def test_what_the_function_itself_complains_about_is_no_failure_of_recording():
@@ -313,7 +345,21 @@ def test_a_capture_that_fails_leaves_the_stream_as_it_was(monkeypatch):
     captured(torch.zeros(2))
     with pytest.warns(UserWarning, match="lambda.* could not be recorded"):
         assert captured(torch.zeros(2)).tolist() == [1, 1]
-    assert cuda.now == "main" and cuda.noted[-1] == AROUND[1] and captured(torch.ones(2)).tolist() == [2, 2]
+    assert cuda.now == "main" and cuda.noted[-2:] == [AROUND[1], "synchronize"] and captured(torch.ones(2)).tolist() == [2, 2]
+
+
+def test_a_capture_that_fails_ends_the_replays_of_all_on_that_gpu_after_they_are_done(monkeypatch):
+    cuda = StagedCuda().put(monkeypatch)
+    graphs = graphs_on(GPU)
+    one, other = (Captured(lambda x: x + 1, GPU, graphs) for _ in range(2))
+    for captured in (one, one, other):
+        captured(torch.zeros(2))
+    cuda.fails = True
+    with pytest.warns(UserWarning, match="could not be recorded"):
+        other(torch.zeros(2))
+    cuda.noted.clear()
+    assert graphs.broken and [one(torch.ones(2)).tolist() for _ in range(2)] == [[2, 2]] * 2
+    assert cuda.noted == ["synchronize"] and not list(graphs._alive)
 
 
 def gpu_function(norm: nn.Module, weight: Tensor) -> Any:
@@ -354,6 +400,19 @@ def test_on_a_gpu_what_cannot_be_recorded_goes_on():
     with pytest.warns(UserWarning, match="could not be recorded"):
         assert captured(x).tolist() == [3, 3]
     assert captured(x).tolist() == [3, 3]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_a_failure_ends_the_replays_of_others_and_leaves_what_they_gave():
+    graphs, x = graphs_on(GPU), torch.ones(2, device=GPU)
+    sound, failing = Captured(lambda x: 2 * x, GPU, graphs), Captured(lambda x: x + x.sum().item(), GPU, graphs)
+    sound(x)
+    failing(x)
+    held = sound(x)
+    with pytest.warns(UserWarning, match="could not be recorded"):
+        assert failing(held).tolist() == [6, 6]
+    assert sound(3 * x).tolist() == [6, 6] and held.tolist() == [2, 2] and sound.num_graphs == 0
 
 
 # ----------------------------------------------------------------------------------------------------------- precision
@@ -411,7 +470,13 @@ def settings_of(backends: Any) -> list[Any]:
     return [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32]
 
 
-OLD = SimpleNamespace(cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=False)), cudnn=SimpleNamespace(allow_tf32=True))
+OLD = SimpleNamespace(
+    cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=False)), cudnn=SimpleNamespace(allow_tf32=True, benchmark=True)
+)
+NEW = SimpleNamespace(
+    cuda=SimpleNamespace(matmul=SimpleNamespace(fp32_precision="none")),
+    cudnn=SimpleNamespace(conv=SimpleNamespace(fp32_precision="tf32"), benchmark=True),
+)
 TF32 = {name: [{True: "tf32", False: "ieee"}[precision.tf32]] * 2 for name, precision in PRECISIONS.items()}
 
 
@@ -426,6 +491,23 @@ def test_tf32_is_as_the_precision_has_it_inside_and_as_it_was_outside(name, back
     assert settings_of(backends) == before
     with rounding(name, CPU, backends):
         assert settings_of(backends) == before, "no business of the CPU"
+
+
+@pytest.mark.usefixtures("without_shape_check")
+@pytest.mark.parametrize("backends", [OLD, NEW], ids=["torch 2.8", "torch 2.9"])
+def test_a_network_is_prepared_without_tf32_or_timed_kernels_and_afterwards_all_is_as_it_was(backends):
+    before, like = settings_of(backends), SimpleNamespace(device=GPU, is_cuda=False)  # there are no random numbers of a GPU here
+    with pytest.raises(KeyboardInterrupt), _undisturbed(like, backends):
+        assert settings_of(backends) in ([False, False], ["ieee", "ieee"]) and backends.cudnn.benchmark is False
+        raise KeyboardInterrupt
+    assert settings_of(backends) == before and backends.cudnn.benchmark is True
+
+
+@pytest.mark.usefixtures("without_shape_check")
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_a_network_is_prepared_also_where_tf32_was_set_by_the_new_names(name):
+    with rounding(name, GPU):
+        assert prepare(small(), torch.rand(2, 3, 4, 4)).folded
 
 
 def test_torchs_own_questions_about_tf32_are_answered_as_before():

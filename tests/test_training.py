@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_capture import Rehearsal
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from toys import ATTACK, SPACE, TRAIN, Noting, bits, numbers, toy_blueprint, toy_data, toy_genotype
@@ -20,6 +21,7 @@ from dsara_lib import training
 from dsara_lib.architecture import Prepared
 from dsara_lib.attacks import PGD, gradient
 from dsara_lib.attacks.base import uniform_noise
+from dsara_lib.capture import Graphs
 from dsara_lib.data import load
 from dsara_lib.engine import read_history, run_epochs
 from dsara_lib.errors import WorkbookError
@@ -45,8 +47,8 @@ OPTIONS: dict[str, tuple[TrainConfig, dict[str, Any]]] = {
 }
 
 
-def trainer(config: TrainConfig = TRAIN, seed: int = 0, **blueprint: Any) -> Trainer:
-    return Trainer(toy_blueprint(**blueprint), DATA, config, seed=seed)
+def trainer(config: TrainConfig = TRAIN, seed: int = 0, graphs: Graphs | None = None, **blueprint: Any) -> Trainer:
+    return Trainer(toy_blueprint(**blueprint), DATA, config, seed=seed, graphs=graphs)
 
 
 def run(job: Trainer, folder: Path) -> Trainer:
@@ -249,44 +251,44 @@ def test_crafting_and_gradients_never_wait_for_the_device(monkeypatch):
             labels.sum().item()
 
 
-class Static:
-    """Stands in for CUDA graphs: what a recorded function gives lies in the same tensors each time."""
-
-    most, replays = 4, 0
-
-    def eagerly(self, function: Any, inputs: Any) -> Any:
-        return function(*inputs)
-
-    def record(self, function: Any, inputs: Any) -> Any:
-        return StaticRecording(self, function)
-
-    def wait(self) -> None:
-        pass
-
-
-class StaticRecording:
-    def __init__(self, graphs: Static, function: Any):
-        self.graphs, self.function, self.outputs = graphs, function, list[torch.Tensor]()
-
-    def replay(self, inputs: Any) -> Any:
-        self.graphs.replays += 1
-        found = self.function(*inputs)
-        flat = [found] if isinstance(found, torch.Tensor) else list(found)
-        self.outputs = self.outputs or [torch.empty_like(each) for each in flat]
-        for static, each in zip(self.outputs, flat, strict=True):
-            static.copy_(each)
-        return self.outputs[0] if isinstance(found, torch.Tensor) else tuple(self.outputs)
-
-
 @pytest.mark.parametrize("options", OPTIONS)
-def test_steps_replayed_into_the_same_memory_learn_the_same_to_the_bit(monkeypatch, options):
+def test_a_recorded_training_equals_the_plain_one_to_the_bit(tmp_path, options):
+    """Also where what a pass returned is gone as soon as the next is called."""
     config, blueprint = OPTIONS[options]
-    plain, graphs = trainer(config, **blueprint), Static()
-    monkeypatch.setattr(training, "graphs_on", lambda _: graphs)
-    replayed = trainer(config, **blueprint)
-    rows = [list(islice(job.run_epoch(), 3)) for job in (plain, replayed)]
-    assert rows[0] == rows[1] and graphs.replays == 4
-    assert bits(plain.state_dict()) == bits(replayed.state_dict())
+    graphs = Rehearsal()
+    run(trainer(config, **blueprint), tmp_path / "plain")
+    run(trainer(config, graphs=graphs, **blueprint), tmp_path / "recorded")
+    assert outcome(tmp_path / "recorded") == outcome(tmp_path / "plain")
+    assert graphs.noted.count("replay") == 2 * 8 and graphs.noted[-1] == "wait"
+
+
+@pytest.mark.usefixtures("without_shape_check")
+def test_recordings_are_made_once_and_released_after_the_last_epoch():
+    graphs = Rehearsal()
+    job, kept = trainer(graphs=graphs), []
+    for _ in range(job.num_epochs):
+        list(job.run_epoch())
+        kept.append(job.num_graphs)
+    assert kept == [2, 2, 0] and graphs.noted.count("record") == 2
+
+
+def test_where_one_pass_cannot_be_recorded_the_training_is_the_same_and_it_is_told_once(tmp_path, recwarn):
+    class CraftsOnly(Rehearsal):
+        def record(self, function: Any, inputs: Any) -> Any:
+            self.fails = "capture failed" if function.__name__ == "gradients" else ""
+            return super().record(function, inputs)
+
+    run(trainer(), tmp_path / "plain")
+    run(trainer(graphs=CraftsOnly()), tmp_path / "broken")
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "plain")
+    assert sum("gradients could not be recorded" in str(each.message) for each in recwarn) == 1
+
+
+def test_an_attack_that_asks_which_images_are_left_is_not_recorded():
+    graphs = Rehearsal()
+    job = trainer(replace(TRAIN, attack=replace(ATTACK, early_stop=True)), graphs=graphs)
+    list(islice(job.run_epoch(), 3))
+    assert graphs.noted == [] and job.num_graphs == 0
 
 
 # ----------------------------------------------------------------------------------------------------------- held out

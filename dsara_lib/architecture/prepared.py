@@ -13,10 +13,12 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..capture import rounding
 from ..shapes import Float
 from .rewriting import Recipe, channels_last, rewrite
 
@@ -179,14 +181,15 @@ def _length(tensor: Tensor, order: float) -> float:
 
 
 @contextmanager
-def _undisturbed(like: Tensor) -> Iterator[None]:
-    """Random numbers are as before afterwards, and a GPU does not round to TF32 meanwhile."""
-    cudnn = torch.backends.cudnn
-    with (
-        torch.random.fork_rng([like.device] if like.is_cuda else []),
-        cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=cudnn.deterministic, allow_tf32=False),
-    ):
-        yield
+def _undisturbed(like: Tensor, backends: Any = torch.backends) -> Iterator[None]:
+    """Random numbers are as before afterwards; meanwhile a GPU does not round to TF32, nor choose its kernels by timing them."""
+    before = backends.cudnn.benchmark
+    with torch.random.fork_rng([like.device] if like.is_cuda else []), rounding("ieee", like.device, backends):
+        backends.cudnn.benchmark = False
+        try:
+            yield
+        finally:
+            backends.cudnn.benchmark = before
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:

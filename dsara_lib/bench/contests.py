@@ -7,10 +7,11 @@ noise, and `Contest.agree` compares what they gave when they first ran: nothing 
 from __future__ import annotations
 
 import copy
+import gc
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -106,6 +107,30 @@ def reference(name: str) -> Any:
         ) from error
 
 
+Make = Callable[[Setting], Contest]
+
+
+def afresh(make: Make) -> Make:
+    """The same contest, made where nothing is left of the one before: neither its memory nor its peak is measured with this one."""
+
+    @wraps(make)
+    def made(setting: Setting) -> Contest:
+        clear(setting.device)
+        return make(setting)
+
+    return made
+
+
+def clear(device: torch.device) -> None:
+    """Give back the memory of models and recordings that nobody holds, and let peaks be counted from here."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # before recordings go
+    gc.collect()  # passes and what records them hold each other
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 # ------------------------------------------------------------------------------------------------------- the supernet
 
 
@@ -137,6 +162,7 @@ def searchers(setting: Setting) -> tuple[Any, Searcher]:
     return steps.PlainSearcher(net, config, noise_from), fast
 
 
+@afresh
 def search_step(setting: Setting) -> Contest:
     """A step of the second stage: weights, then alphas, both optimizers included."""
     plain, fast = searchers(setting)
@@ -151,6 +177,7 @@ def search_step(setting: Setting) -> Contest:
     )
 
 
+@afresh
 def craft_supernet(setting: Setting) -> Contest:
     """PGD against the supernet, folding included."""
     plain, fast = searchers(setting)
@@ -175,6 +202,7 @@ def _of_supernet(setting: Setting) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------- the network
 
 
+@afresh
 def retrain_step(setting: Setting) -> Contest:
     """A step of adversarial training, SGD included."""
     sizes = setting.sizes
@@ -211,6 +239,7 @@ def networks(setting: Setting, num_cells: int, channels: int) -> tuple[Any, Netw
     return plain.eval(), network.eval()
 
 
+@afresh
 def pgd20_eval(setting: Setting) -> Contest:
     """PGD20 against a network, prepared as evaluation does; that it is prepared once for all its images is not timed."""
     sizes = setting.sizes
@@ -230,6 +259,7 @@ def pgd20_eval(setting: Setting) -> Contest:
     )
 
 
+@afresh
 def autoattack_eval(setting: Setting) -> Contest:
     """Our AutoAttack at a reduced budget; `package` is `pyautoattack` on the plain network."""
     sizes, attack = setting.sizes, setting.sizes.autoattack
@@ -336,7 +366,7 @@ def same_verdicts(network: Any, labels: Tensor, plain: Tensor, fast: Tensor) -> 
     return f"the same {int(survive[0].sum())} of {len(labels)} images survive"
 
 
-CONTESTS: dict[str, Callable[[Setting], Contest]] = {
+CONTESTS: dict[str, Make] = {
     "search_step": search_step,
     "craft_supernet": craft_supernet,
     "retrain_step": retrain_step,
