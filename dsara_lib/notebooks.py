@@ -237,7 +237,7 @@ def execute(path: Path, output: Path, parameters: Mapping[str, Any], manager: An
         papermill.execute_notebook(
             str(path),
             str(output),
-            parameters=dict(parameters),
+            parameters=({"INTERACTIVE": False} if "INTERACTIVE" in parameters_of(path) else {}) | dict(parameters),
             km=manager,
             cwd=str(FOLDER),
             log_output=True,

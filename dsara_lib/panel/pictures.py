@@ -23,10 +23,11 @@ STYLE = """<style>
 body[data-jp-theme-light="false"] .dsara, .dsara.dark { --more: #4FA9DF; --less: #C99A4E; --stage: rgba(220, 200, 120, .16);
   --blue: #5BB4E8; --vermillion: #F08A45; --green: #35C49A; --purple: #DE93C0; --orange: #EDB646; --grey: #9A9A9A; }
 .dsara .row { display: flex; flex-wrap: wrap; gap: 10px 18px; align-items: flex-start; }
-.dsara figure { margin: 0; flex: 1 1 250px; max-width: 460px; min-width: 220px; }
+.dsara figure { margin: 0; flex: 1 1 260px; max-width: 460px; min-width: 220px; }
+.dsara figure.heat { max-width: 320px; }
 .dsara figcaption { font-weight: bold; }
 .dsara svg { display: block; width: 100%; height: auto; }
-.dsara svg text { fill: var(--ink); font-size: 9px; }
+.dsara .drawn text { fill: var(--ink); font-size: 9px; }
 .dsara .cell svg { height: 150px; }
 body[data-jp-theme-light="false"] .dsara .cell svg, .dsara.dark .cell svg { filter: invert(1) hue-rotate(180deg); }
 .dsara .note { margin: 2px 0; }
@@ -102,9 +103,11 @@ def heat_map(
                 parts.append(f'<rect {box} style="fill:none;stroke:var(--ink)" stroke-width="1.5" class="kept"/>')
                 ink = ' style="fill:#fff"' if share > 0.6 else ""
                 parts.append(f'<text x="{x + COLUMN / 2:g}" y="{y + 10.5}" text-anchor="middle"{ink}>{value:.2f}</text>')
+    low = ROW * len(edges) + 8
     for j, operation in enumerate(operations):
-        x, y = LEFT + COLUMN * (j + 0.6), ROW * len(edges) + 8
-        parts.append(f'<text x="{x:g}" y="{y}" text-anchor="end" transform="rotate(-50 {x:g} {y})">{short(operation)}</text>')
+        right = LEFT + COLUMN * (j + 0.6)
+        turned = f'transform="rotate(-50 {right:g} {low})"'
+        parts.append(f'<text x="{right:g}" y="{low}" text-anchor="end" {turned}>{short(operation)}</text>')
     return _svg(width, height, what, parts)
 
 
@@ -148,7 +151,7 @@ def chart(what: str, of: Chart) -> str:
     if of.low is None or of.high is None:
         margin = 0.06 * (high - low)
         low, high = low - (margin if of.low is None else 0), high + (margin if of.high is None else 0)
-    right, bottom = WIDTH - 4, HEIGHT - INSET_BOTTOM
+    right, bottom = WIDTH - 8, HEIGHT - INSET_BOTTOM
 
     def x_of(epoch: float) -> float:
         return INSET_LEFT + (right - INSET_LEFT) * epoch / max(1, of.epochs)
@@ -197,7 +200,9 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups] + [points[-1]]
 
 
-def by_epoch(records: Sequence[Mapping[str, Any]], key: str, num_steps: int = 1, until: float = math.inf) -> list[tuple[float, float]]:
+def by_epoch(
+    records: Sequence[Mapping[str, Any]], key: str, num_steps: int = 1, until: float = math.inf
+) -> list[tuple[float, float]]:
     """(epochs done, value) of a metric in the records that have it; steps lie evenly within their epoch."""
     points, epoch, index = [], 0, 0
     for record in records:
@@ -222,4 +227,4 @@ def _whole_ticks(epochs: int) -> range:
 
 def _svg(width: float, height: float, what: str, parts: Iterable[str]) -> str:
     said = escape(what, {'"': "&quot;"})
-    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{said}">{"".join(parts)}</svg>'
+    return f'<svg class="drawn" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{said}">{"".join(parts)}</svg>'

@@ -1,0 +1,194 @@
+"""What the panel shows of a search and of a training: words and pictures, made of a state, metrics and what was seen of the job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..architecture import Genotype, SearchSpace, discretise
+from ..drawing import cell_svg
+from ..engine import Job, Metrics
+from ..search import Searcher
+from ..search.searcher import collapse, uniform_entropy
+from ..training import Trainer
+from .control import State, Work
+from .pictures import Chart, Line, by_epoch, chart, heat_map, notes, row
+
+Seen = Any
+NUM_NOTES = 4
+DRAWN = 64  # cell graphs kept, at 40 ms each
+
+
+class View(Protocol):
+    """What a panel asks of the kind of work it shows."""
+
+    parts: tuple[str, ...]  # of the panel, from above
+    replays: bool  # whether past epochs can be looked at
+
+    def look(self, job: Job) -> Seen:
+        """A copy of what is drawn of the job, taken between its steps."""
+        ...
+
+    def draw(self, state: State, work: Work, seen: Seen, at: int | None) -> dict[str, str]:
+        """HTML of each part, after epoch `at` or, where it is None, now."""
+        ...
+
+
+class Lines:
+    """`lines(name, metric, color, dash)` over the steps so far or, with `ends`, the ends of epochs."""
+
+    def __init__(self, work: Work):
+        self.steps, self.epochs = list(work.history.steps), list(work.history.epochs)
+        self.num_batches: int = work.job.num_batches  # type: ignore[attr-defined]
+
+    def __call__(self, name: str, metric: str, color: str, dash: str = "", *, ends: bool = False) -> Line:
+        points = by_epoch(self.epochs, metric) if ends else by_epoch(self.steps, metric, self.num_batches)
+        return Line(name=name, color=color, dash=dash, points=points)
+
+
+class SearchView:
+    """Three heat maps of alphas, losses, gamma and cosine, entropy, and the cells that would be kept."""
+
+    parts: tuple[str, ...] = ("alphas", "curves", "cells", "notes")
+    replays: bool = True
+
+    def look(self, job: Job) -> dict[str, Tensor]:
+        """The alphas."""
+        assert isinstance(job, Searcher)
+        return {kind: alpha.detach().to("cpu", copy=True) for kind, alpha in job.supernet.alphas.items()}
+
+    def draw(self, state: State, work: Work, seen: dict[str, Tensor], at: int | None) -> dict[str, str]:
+        """See `View`."""
+        job = work.job
+        assert isinstance(job, Searcher)
+        space = job.config.space
+        alphas = seen if at is None else job.alphas_by_epoch[at]
+        genotype = discretise(alphas, space, "now")
+        return {
+            "alphas": row([self._heat_map(kind, alphas[kind], genotype, space) for kind in space.kinds], "heat"),
+            "curves": row(self._curves(state, work, job, at)),
+            "cells": row([self._cell(genotype, kind) for kind in space.kinds], "cell"),
+            "notes": notes(self._notes(state, work.history.epochs, genotype, at)),
+        }
+
+    def _heat_map(self, kind: str, alpha: Tensor, genotype: Genotype, space: SearchSpace) -> tuple[str, str]:
+        kept = {
+            (edge.source, node): edge.operation
+            for node, incoming in zip(space.nodes, genotype.cells[kind], strict=True)
+            for edge in incoming
+        }
+        words = f"weights of the operations on each edge of the {kind} cell"
+        return f"{kind} cell: softmax(α)", heat_map(alpha.softmax(-1).tolist(), space.operations, space.edges, kept, words)
+
+    def _curves(self, state: State, work: Work, job: Searcher, at: int | None) -> list[tuple[str, str]]:
+        line = Lines(work)
+        common: dict[str, Any] = {"epochs": job.num_epochs, "at": at, "starts": stage_starts(job)}
+        losses = [
+            line("weights, adversarial", "train/adversarial_loss", "orange"),
+            line("alphas, adversarial", "validation/adversarial_loss", "vermillion", "7 2"),
+            line("alphas, natural", "validation/natural_loss", "blue", "2 2"),
+        ]
+        pull = [line("γ", "gamma", "purple"), line("cosine", "gradient_cosine", "green", "7 2")]
+        styles = (("blue", ""), ("vermillion", "7 2"), ("green", "2 2"))
+        entropy = [
+            line(kind, f"entropy/{kind}", color, dash, ends=True)
+            for kind, (color, dash) in zip(job.config.space.kinds, styles, strict=False)
+        ]
+        accuracy = [
+            line("natural", "validation/natural_accuracy", "blue", ends=True),
+            line("adversarial", "validation/adversarial_accuracy", "vermillion", "7 2", ends=True),
+        ]
+        undecided = uniform_entropy(job.config.space)
+        charts = {
+            "losses, each on its half": Chart(lines=losses, **common),
+            "γ, and cosine of both gradients": Chart(lines=pull, low=-1, high=1, empty="one objective so far", **common),
+            f"entropy of an edge (undecided: {undecided:.3f})": Chart(lines=entropy, empty="after the first epoch", **common),
+            "accuracy on the alphas' half": Chart(lines=accuracy, low=0, high=1, empty="after the first epoch", **common),
+        }
+        return [(caption, chart(caption, each)) for caption, each in charts.items()]
+
+    def _cell(self, genotype: Genotype, kind: str) -> tuple[str, str]:
+        skips, edges = genotype.skips(kind), sum(len(node) for node in genotype.cells[kind])
+        said = f"; {skips} of {edges} edges skip" if skips else ""
+        return f"{kind} cell{said}", drawn_cell(genotype.cells[kind], _rounded(genotype, kind), kind)
+
+    def _notes(self, state: State, epochs: Sequence[Metrics], genotype: Genotype, at: int | None) -> list[str]:
+        told, stage = list(state.notes), 1
+        for each in epochs:
+            if each["stage"] != stage:
+                stage = each["stage"]
+                told.append(f"epoch {each['epoch']}: stage {stage} began")
+            if "warning" in each:
+                told.append(f"epoch {each['epoch']}: {each['warning']}")
+        now = collapse(genotype)
+        if now and at is None:
+            told.append(f"now: {now}")
+        return told[-NUM_NOTES:]
+
+
+def stage_starts(job: Searcher) -> dict[int, float]:
+    """The epochs done when each stage begins."""
+    starts, done = {}, 0
+    for number, stage in enumerate(job.config.stages, 1):
+        starts[number] = float(done)
+        done += stage.epochs
+    return starts
+
+
+def _rounded(genotype: Genotype, kind: str) -> tuple[tuple[float, ...], ...]:
+    """Strengths as they are written, so that a cell is drawn anew only where something is to be seen."""
+    strengths = genotype.strengths or {}
+    return tuple(tuple(round(each, 2) for each in node) for node in strengths.get(kind, ()))
+
+
+@lru_cache(maxsize=DRAWN)
+def drawn_cell(cell: Any, strengths: tuple[tuple[float, ...], ...], kind: str) -> str:
+    """The cell's graph."""
+    genotype = Genotype(name="now", cells={kind: cell}, strengths={kind: strengths} if strengths else None)
+    svg = cell_svg(genotype, kind)
+    return svg[svg.index("<svg") :]
+
+
+class TrainingView:
+    """Losses, accuracies on training and held-out images, and the learning rate."""
+
+    parts: tuple[str, ...] = ("curves", "notes")
+    replays: bool = False
+
+    def look(self, job: Job) -> None:
+        """Metrics say it all."""
+
+    def draw(self, state: State, work: Work, seen: None, at: int | None) -> dict[str, str]:
+        """See `View`."""
+        job = work.job
+        assert isinstance(job, Trainer)
+        line = Lines(work)
+        kind = "adversarial" if job.config.attack else "natural"
+        held = (("natural", "blue", "2 2"), ("adversarial", "vermillion", "7 2"))
+        losses = [
+            line(f"training, {kind}", f"train/{kind}_loss", "orange"),
+            *(line(f"held out, {each}", f"validation/{each}_loss", color, dash, ends=True) for each, color, dash in held),
+        ]
+        accuracies = [
+            line(f"training, {kind}", f"train/{kind}_accuracy", "orange"),
+            *(line(f"held out, {each}", f"validation/{each}_accuracy", color, dash, ends=True) for each, color, dash in held),
+        ]
+        attack = f"adversarial: PGD{job.config.held_out_attack.steps}"
+        charts = {
+            "loss": Chart(lines=losses, epochs=job.num_epochs),
+            f"accuracy (held out, {attack})": Chart(lines=accuracies, epochs=job.num_epochs, low=0, high=1),
+            "learning rate": Chart(lines=[line("rate", "learning_rate", "green")], epochs=job.num_epochs, low=0),
+        }
+        best = [f"best held-out epoch so far: {epochs[-1]['best_epoch']}"] if (epochs := line.epochs) else []
+        return {
+            "curves": row([(caption, chart(caption, each)) for caption, each in charts.items()]),
+            "notes": notes([*state.notes, *best][-NUM_NOTES:]),
+        }
+
+
+def view_of(work: Mapping[str, Work]) -> View:
+    """The view for jobs of one kind."""
+    return SearchView() if all(isinstance(each.job, Searcher) for each in work.values()) else TrainingView()
