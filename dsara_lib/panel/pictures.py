@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from xml.sax.saxutils import escape
 
 from ..legend import edge_name, short
 
-MOST_POINTS = 240  # of a line: more cannot be told apart in its width
+MOST_POINTS = 240  # worth drawing of a line: more cannot be told apart in its width
 STYLE = """<style>
 .dsara { --ink: var(--jp-content-font-color1, #222); --pale: var(--jp-border-color2, #D8D8D8);
   --more: #0072B2; --less: #A6762B; --stage: rgba(180, 160, 90, .18);
@@ -141,7 +140,7 @@ class Chart:
 
 def chart(what: str, of: Chart) -> str:
     """The lines with their names, the last value of each beside it."""
-    shown = [(line, thinned([point for point in line.points if math.isfinite(point[1])])) for line in of.lines]
+    shown = [(line, [point for point in line.points if math.isfinite(point[1])]) for line in of.lines]
     shown = [(line, points) for line, points in shown if points]
     values = [value for _, points in shown for _, value in points]
     low = of.low if of.low is not None else min(values, default=0.0)
@@ -191,32 +190,9 @@ def chart(what: str, of: Chart) -> str:
     return _svg(WIDTH, HEIGHT, what, parts)
 
 
-def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `MOST_POINTS`, each the mean of neighbours; the last one stays."""
-    size = -(-len(points) // MOST_POINTS)
-    if size < 2:
-        return list(points)
-    groups = [points[at : at + size] for at in range(0, len(points) - 1, size)]
-    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups] + [points[-1]]
-
-
-def by_epoch(
-    records: Sequence[Mapping[str, Any]], key: str, num_steps: int = 1, until: float = math.inf
-) -> list[tuple[float, float]]:
-    """(epochs done, value) of a metric in the records that have it; steps lie evenly within their epoch."""
-    points, epoch, index = [], 0, 0
-    for record in records:
-        index = index + 1 if record["epoch"] == epoch else 1
-        epoch = record["epoch"]
-        x = epoch - 1 + index / max(1, num_steps)
-        if key in record and x <= until + 1e-9:
-            points.append((x, float(record[key])))
-    return points
-
-
 def _ticks(low: float, high: float) -> list[float]:
     step = 10.0 ** math.floor(math.log10(high - low))
-    step = next(step * part for part in (0.1, 0.2, 0.5, 1, 2) if (high - low) / (step * part) <= 4.5)
+    step = next(step * part for part in (0.2, 0.5, 1, 2, 5) if (high - low) / (step * part) <= 4.5)
     return [round(step * number, 10) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from ..search import Searcher
 from ..search.searcher import collapse, uniform_entropy
 from ..training import Trainer
 from .control import State, Work
-from .pictures import Chart, Line, by_epoch, chart, heat_map, notes, row
+from .pictures import MOST_POINTS, Chart, Line, chart, heat_map, notes, row
 
 Seen = Any
 NUM_NOTES = 4
@@ -37,16 +38,62 @@ class View(Protocol):
         ...
 
 
+class Curve:
+    """A metric over the epochs, in means of `size` values: each is read once, however often it is drawn."""
+
+    def __init__(self, size: int):
+        self.size, self.means, self.open = size, list[tuple[float, float]](), list[tuple[float, float]]()
+
+    def add(self, epochs: float, value: float) -> None:
+        """A value, after so many epochs."""
+        self.open.append((epochs, value))
+        if len(self.open) == self.size:
+            self.means.append((epochs, sum(value for _, value in self.open) / self.size))
+            self.open.clear()
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """The means, and the last value where it is in none of them."""
+        return self.means + self.open[-1:]
+
+
 class Lines:
-    """`lines(name, metric, color, dash)` over the steps so far or, with `ends`, the ends of epochs."""
+    """`lines(name, metric, color, dash)` over the steps of a job so far or, with `ends`, over the ends of its epochs."""
 
     def __init__(self, work: Work):
-        self.steps, self.epochs = list(work.history.steps), list(work.history.epochs)
-        self.num_batches: int = work.job.num_batches  # type: ignore[attr-defined]
+        self.work, self.num_batches = work, int(work.job.num_batches)  # type: ignore[attr-defined]
+        self.size = -(-work.job.num_epochs * self.num_batches // MOST_POINTS)
+        self.curves: dict[tuple[str, bool], Curve] = {}
+        self.num_read = {False: 0, True: 0}
+
+    def follow(self) -> Lines:
+        """Read what is new in the job's history."""
+        for ends, records in ((False, self.work.history.steps), (True, self.work.history.epochs)):
+            new = records[self.num_read[ends] :]
+            self.num_read[ends] += len(new)
+            for record in new:
+                epochs = record["epoch"] if ends else (record["step"] + 1) / self.num_batches
+                for metric, value in record.items():
+                    if isinstance(value, int | float):
+                        self._curve(metric, ends).add(epochs, value)
+        return self
 
     def __call__(self, name: str, metric: str, color: str, dash: str = "", *, ends: bool = False) -> Line:
-        points = by_epoch(self.epochs, metric) if ends else by_epoch(self.steps, metric, self.num_batches)
-        return Line(name=name, color=color, dash=dash, points=points)
+        return Line(name=name, color=color, dash=dash, points=self._curve(metric, ends).points)
+
+    def _curve(self, metric: str, ends: bool) -> Curve:
+        return self.curves.setdefault((metric, ends), Curve(1 if ends else self.size))
+
+
+class AllLines:
+    """The lines of each job that a view shows."""
+
+    def __init__(self) -> None:
+        self.by_folder: dict[Path, Lines] = {}
+
+    def of(self, work: Work) -> Lines:
+        """Up to date."""
+        return self.by_folder.setdefault(work.folder, Lines(work)).follow()
 
 
 class SearchView:
@@ -54,6 +101,9 @@ class SearchView:
 
     parts: tuple[str, ...] = ("alphas", "curves", "cells", "notes")
     replays: bool = True
+
+    def __init__(self) -> None:
+        self.lines = AllLines()
 
     def look(self, job: Job) -> dict[str, Tensor]:
         """The alphas."""
@@ -84,7 +134,7 @@ class SearchView:
         return f"{kind} cell: softmax(α)", heat_map(alpha.softmax(-1).tolist(), space.operations, space.edges, kept, words)
 
     def _curves(self, state: State, work: Work, job: Searcher, at: int | None) -> list[tuple[str, str]]:
-        line = Lines(work)
+        line = self.lines.of(work)
         common: dict[str, Any] = {"epochs": job.num_epochs, "at": at, "starts": stage_starts(job)}
         losses = [
             line("weights, adversarial", "train/adversarial_loss", "orange"),
@@ -116,15 +166,15 @@ class SearchView:
         return f"{kind} cell{said}", drawn_cell(genotype.cells[kind], _rounded(genotype, kind), kind)
 
     def _notes(self, state: State, epochs: Sequence[Metrics], genotype: Genotype, at: int | None) -> list[str]:
-        told, stage = list(state.notes), 1
+        told, stage, warning = list(state.notes), 1, ""
         for each in epochs:
             if each["stage"] != stage:
-                stage = each["stage"]
-                told.append(f"epoch {each['epoch']}: stage {stage} began")
-            if "warning" in each:
+                told.append(f"epoch {each['epoch']}: stage {each['stage']} began")
+            if each.get("warning", "") not in ("", warning):
                 told.append(f"epoch {each['epoch']}: {each['warning']}")
-        now = collapse(genotype)
-        if now and at is None:
+            stage, warning = each["stage"], each.get("warning", "")
+        now = collapse(genotype) if at is None else ""
+        if now not in ("", warning):
             told.append(f"now: {now}")
         return told[-NUM_NOTES:]
 
@@ -158,6 +208,9 @@ class TrainingView:
     parts: tuple[str, ...] = ("curves", "notes")
     replays: bool = False
 
+    def __init__(self) -> None:
+        self.lines = AllLines()
+
     def look(self, job: Job) -> None:
         """Metrics say it all."""
 
@@ -165,7 +218,7 @@ class TrainingView:
         """See `View`."""
         job = work.job
         assert isinstance(job, Trainer)
-        line = Lines(work)
+        line = self.lines.of(work)
         kind = "adversarial" if job.config.attack else "natural"
         held = (("natural", "blue", "2 2"), ("adversarial", "vermillion", "7 2"))
         losses = [
@@ -182,7 +235,8 @@ class TrainingView:
             f"accuracy (held out, {attack})": Chart(lines=accuracies, epochs=job.num_epochs, low=0, high=1),
             "learning rate": Chart(lines=[line("rate", "learning_rate", "green")], epochs=job.num_epochs, low=0),
         }
-        best = [f"best held-out epoch so far: {epochs[-1]['best_epoch']}"] if (epochs := line.epochs) else []
+        epochs = work.history.epochs
+        best = [f"best held-out epoch so far: {epochs[-1]['best_epoch']}"] if epochs else []
         return {
             "curves": row([(caption, chart(caption, each)) for caption, each in charts.items()]),
             "notes": notes([*state.notes, *best][-NUM_NOTES:]),

@@ -112,12 +112,32 @@ class Reader:
         """Every cell from above."""
         self.menu("Run", "Run All Cells")
 
+    def run_last_cell(self) -> None:
+        """As by Shift-Enter in it."""
+        self.page.locator(".jp-Notebook .jp-CodeCell .cm-content").last.click()
+        self.page.keyboard.press("Control+Enter")
+
+    def save(self) -> None:
+        """By the keyboard."""
+        self.page.keyboard.press("Control+s")
+        self.page.wait_for_timeout(1500)
+
     def reload(self) -> None:
         """Save, then load the page anew."""
-        self.page.keyboard.press("Control+s")
-        self.page.wait_for_timeout(1000)
+        self.save()
         self.page.reload()
         self.page.locator(".jp-Notebook").wait_for(timeout=60_000)
+
+    def drawing(self, caption: str) -> str:
+        """The first picture whose caption has these words."""
+        figure = self.page.locator(".dsara figure", has_text=caption).first
+        return figure.inner_html()
+
+    def look_back(self) -> None:
+        """Move the slider to the first epoch, by the keyboard."""
+        handle = self.page.locator(".widget-slider .noUi-handle").first
+        handle.focus()
+        handle.press("Home")
 
     def status(self) -> str:
         """What the panel says it does."""
