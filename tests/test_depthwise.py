@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,6 +144,72 @@ def test_small_images_are_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "ENOUGH", ENOUGH)
     assert not took_its_own_way(depthwise(*drawn(5), 1, 2, 1))
     assert took_its_own_way(depthwise(*drawn(5, (16, 16), n=8, c=64), 1, 2, 1))
+
+
+@pytest.fixture
+def with_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this were a GPU, of which nothing is known yet."""
+    monkeypatch.setattr(module, "WITH_KERNELS", ("cpu",))
+    monkeypatch.setattr(module, "TROUBLES", {})
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_kernels_that_fail_are_left_alone_with_one_warning() -> None:
+    x, weight = drawn(3, dtype=torch.float32)
+    with pytest.warns(UserWarning, match="our kernels failed") as warned:  # Triton is not there, or finds no GPU
+        found = [gradients(depthwise, x, weight, 1, 1, 1) for _ in range(2)]
+    assert len(warned) == 1
+    for each in found:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(each, gradients(library, x, weight, 1, 1, 1), strict=True))
+
+
+@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.parametrize("factor", [1.1, float("nan")])
+def test_kernels_that_compute_something_else_are_left_alone(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    class Wrong:
+        @staticmethod
+        def apply(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+            return library(x, factor * weight, stride, dilation, dilation)
+
+    monkeypatch.setattr(module, "_ByKernels", Wrong)
+    x, weight = drawn(3, dtype=torch.float32)
+    with pytest.warns(UserWarning, match="our results differ"):
+        assert torch.equal(depthwise(x, weight, 2, 1, 1), library(x, weight, 2, 1, 1))
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_kernels_are_tried_once_for_each_kind_and_never_while_a_graph_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+    monkeypatch.setattr(module, "_trouble", lambda *arguments: tried.append(arguments) or "")
+    x, weight = drawn(3)
+    on_gpu = SimpleNamespace(is_cuda=True, device=x.device, dtype=x.dtype)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert not module._trusted(on_gpu, weight, 1, 1) and not tried  # type: ignore[arg-type]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    for stride in (1, 2, 2, 1):
+        assert module._trusted(on_gpu, weight, stride, 1)  # type: ignore[arg-type]
+    assert len(tried) == 2
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert module._trusted(on_gpu, weight, 2, 1), "what is known holds"  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_kernels_are_asked_only_for_what_they_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(module, "_trusted", lambda *arguments: bool(asked.append(arguments)))
+    x, weight = drawn(3, dtype=torch.float32)
+    for images, kernels, geometry in (
+        (x.double(), weight.double(), (1, 1, 1)),
+        (x.contiguous(memory_format=torch.contiguous_format), weight, (1, 1, 1)),
+        (x, weight, (1, 0, 1)),
+        (x, weight, (3, 1, 1)),
+        (x[:0], weight, (1, 1, 1)),
+        (x, torch.randn(3, 1, 7, 7), (1, 3, 1)),
+    ):
+        depthwise(images, kernels, *geometry)
+    assert not asked
+    depthwise(x, weight, 1, 1, 1)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("name", ["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"])

@@ -1,4 +1,4 @@
-"""The Triton kernels equal plain torch, in Triton's interpreter; they compile for an H200; folded cells are equal with them.
+"""The Triton kernels equal plain torch, in Triton's interpreter; they compile for an H200; who uses them computes the same.
 
 The interpreter must be chosen before Triton is imported, and a compiler for a GPU that is not there needs a driver that only
 pretends: so this file is also a script, and the tests read what it found in processes of its own.
@@ -6,6 +6,7 @@ pretends: so this file is also a script, and the tests read what it found in pro
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -62,6 +63,8 @@ CASES = (
     Case(24, 1, 1, 2, (6, 5), biased=True),
     Case(24, 2, 1, 1, (3, 5), dtype=torch.bfloat16),
 )
+# For the compiler: like the first cells of a search at the paper's scale, and like a reduction of its last ones under autocast.
+COMPILED = (Case(24, 2, 2, 1, (32, 32)), Case(96, 2, 2, 2, (16, 16), dtype=torch.bfloat16))
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
@@ -184,44 +187,84 @@ def check_pool_and_unpool(case: Case) -> float:
     return max(*errors, difference(found, expected))
 
 
-def check_weigh(case: Case) -> float:
-    """The weight gradient, of pixels in one or several parts."""
-    from dsara_lib.architecture import kernels
-
-    channels, targets, sources, stride, *_ = case
-    x, bias = case.image, case.draw(sources, channels) if case.biased else None
+def check_depthwise(kernel: int, stride: int, dilation: int) -> float:
+    """A training pass through `architecture.depthwise`, of several channels and sizes, against the truth."""
     errors = []
-    for kernel, dilation in KINDS[1:3]:
-        weight = torch.randn(targets, sources, kernel, kernel, channels, requires_grad=True)
-        y = depthwise((x.float() if bias is None else x.float() + bias.float()).relu(), weight, stride, dilation)
-        gradient, out = case.draw(*y.shape), torch.empty_like(weight)
-        kernels.weigh(out, gradient, x, bias, stride, dilation, True)
-        errors.append(difference(out, torch.autograd.grad((y * gradient.float()).sum(), weight)[0]))
+    wide = (1, 64, 6, 4) if kernel == 3 else (1, 96, 3, 5)
+    for n, channels, height, width in ((2, 3, 5, 6), (2, 24, 4, 7), wide):
+        x, weight = images_and_kernels(n, channels, height, width, kernel)
+        with Names() as names:
+            found = trained(x, weight, stride, dilation)
+        assert names.found == {"convolve": 2, "correlate": 1}
+        errors += [difference(*pair) for pair in zip(found, truth(x, weight, stride, dilation), strict=True)]
     return max(errors)
 
 
-def check_batch_norm(case: Case) -> float:
-    """Statistics far from zero; the sum of norms, and all its gradients."""
-    from dsara_lib.architecture import kernels
+def check_many_pixels() -> float:
+    """The weight gradient in two parts of several tiles, of which the last is not full; the same bits each time."""
+    x, weight = images_and_kernels(3, 32, 4, 9, 5)
+    found = trained(x, weight, 1, 1)[2]
+    assert torch.equal(found, trained(x, weight, 1, 1)[2])
+    return difference(found, truth(x, weight, 1, 1)[2])
 
-    channels, targets, sources, *_ = case
-    pixels, eps = 37, 1e-5
-    ys = [(case.draw(targets, sources, pixels, channels) * 3 + 100).to(case.dtype) for _ in range(2)]
-    means, variances = torch.empty(2, 2, targets, sources, channels)
-    for y, mean, variance in zip(ys, means, variances, strict=True):
-        kernels.measure(mean.flatten(0, 1), variance.flatten(0, 1), y.flatten(0, 1))
-    leaves = [y.double().requires_grad_() for y in ys]
-    scales = torch.randn(2, targets, sources, channels, requires_grad=True)
-    moments = [torch.var_mean(y, 2, unbiased=False, keepdim=True) for y in leaves]
-    normal = [(y - mean) / (variance + eps).sqrt() for y, (variance, mean) in zip(leaves, moments, strict=True)]
-    expected = sum((y * s.unsqueeze(2)).sum(1) for y, s in zip(normal, scales, strict=True))
-    out, gradient = case.draw(targets, pixels, channels), case.draw(targets, pixels, channels)
-    kernels.normalise(out, ys, means, variances, scales, eps, False)
-    gys, of_scales = [torch.empty_like(y) for y in ys], torch.empty_like(scales)
-    kernels.denormalise(gys, of_scales, gradient, ys, means, variances, scales, eps)
-    plain = torch.autograd.grad((expected * gradient).sum(), [*leaves, scales])  # type: ignore[operator]
-    statistics = [(means[k], moments[k][1].squeeze(2)) for k in (0, 1)] + [(variances[k], moments[k][0].squeeze(2)) for k in (0, 1)]
-    return max(difference(a, b.detach()) for a, b in [*statistics, (out, expected), *zip([*gys, of_scales], plain, strict=True)])  # type: ignore
+
+def check_autocast() -> float:
+    """Images are cast, and weights are not: so their gradients keep all digits."""
+    x, weight = images_and_kernels(1, 8, 4, 5, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = trained(x, weight, 2, 1)
+    assert [each.dtype for each in found] == [torch.bfloat16, torch.float32, torch.float32]
+    return max(difference(*pair) for pair in zip(found, truth(x, weight, 2, 1), strict=True))
+
+
+def check_first_use() -> float:
+    """Finds nothing wrong."""
+    from dsara_lib.architecture.depthwise import _trouble
+
+    x, weight = images_and_kernels(1, 4, 1, 1, 3)
+    found = [_trouble(x.to(dtype), weight, stride, 2) for dtype, stride in ((torch.float32, 1), (torch.bfloat16, 2))]
+    assert found == ["", ""], found
+    return 0.0
+
+
+def check_one_gradient_and_second_derivatives() -> float:
+    """No gradient that nobody wants; what is to be derived again is the library's."""
+    from dsara_lib.architecture.depthwise import depthwise
+
+    x, weight = images_and_kernels(1, 3, 4, 5, 3)
+    for wanted, launched in ((x, {"convolve": 2}), (weight, {"convolve": 1, "correlate": 1})):
+        leaves = [leaf if leaf is wanted else leaf.detach() for leaf in (x, weight)]
+        with Names() as names:
+            torch.autograd.grad(depthwise(*leaves, 1, 1, 1).sum(), wanted)
+        assert names.found == launched
+
+    def second(function: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        first = torch.autograd.grad(function(x, weight).pow(3).sum(), (x, weight), create_graph=True)
+        return torch.autograd.grad(first[0].square().sum() + first[1].square().sum(), (x, weight))
+
+    ours, theirs = partial(depthwise, stride=1, padding=1, dilation=1), partial(F.conv2d, padding=1, groups=3)
+    return max(difference(*pair) for pair in zip(second(ours), second(theirs), strict=True))
+
+
+def images_and_kernels(n: int, channels: int, height: int, width: int, kernel: int) -> tuple[Tensor, Tensor]:
+    """In channels-last; both want a gradient."""
+    x = torch.randn(n, channels, height, width).contiguous(memory_format=torch.channels_last)
+    return x.requires_grad_(), torch.randn(channels, 1, kernel, kernel, requires_grad=True)
+
+
+def trained(x: Tensor, weight: Tensor, stride: int, dilation: int, function: Any = None) -> tuple[Tensor, ...]:
+    """Result and both gradients."""
+    from dsara_lib.architecture.depthwise import depthwise
+
+    out = (function or depthwise)(x, weight, stride=stride, padding=dilation * (weight.shape[-1] // 2), dilation=dilation)
+    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    return out.detach(), *torch.autograd.grad(out, (x, weight), direction.to(out))
+
+
+def truth(x: Tensor, weight: Tensor, stride: int, dilation: int) -> tuple[Tensor, ...]:
+    """The library's, in float64."""
+    leaves = (leaf.detach().double().requires_grad_() for leaf in (x, weight))
+    return trained(*leaves, stride, dilation, partial(F.conv2d, groups=len(weight)))
 
 
 def check_cells(place: int) -> float:
@@ -267,8 +310,6 @@ def checks() -> dict[str, tuple[Callable[[], float], bool, float]]:
         name, rest = f"case {number}", (case.few, TOLERANCES[case.dtype])
         found[f"spread and gather, {name}"] = (partial(check_spread_and_gather, case), *rest)
         found[f"pool and unpool, {name}"] = (partial(check_pool_and_unpool, case), *rest)
-        found[f"weigh, {name}"] = (partial(check_weigh, case), *rest)
-        found[f"batch norm, {name}"] = (partial(check_batch_norm, case), case.few, 5e-6 if case.dtype == torch.float32 else 1e-2)
     for number in (0, 2, 4):
         case = CASES[number]
         found[f"several images, case {number}"] = (partial(check_several_images, case), case.few, TOLERANCES[case.dtype])
@@ -280,6 +321,13 @@ def checks() -> dict[str, tuple[Callable[[], float], bool, float]]:
     ):
         name = f"mix and unmix, {inputs} to {channels} channels, {dtype}"
         found[name] = (partial(check_mix_and_unmix, channels, inputs, dtype), False, TOLERANCES[dtype])
+    for kernel, stride, dilation in itertools.product((3, 5), (1, 2), (1, 2)):
+        name = f"depthwise {kernel}x{kernel}, stride {stride}, dilation {dilation}"
+        found[name] = (partial(check_depthwise, kernel, stride, dilation), False, 2e-7)
+    found["depthwise of many pixels"] = (check_many_pixels, True, 2e-7)
+    found["depthwise at first use"] = (check_first_use, False, 0.0)
+    found["depthwise under autocast"] = (check_autocast, False, 1e-2)
+    found["depthwise, one gradient and second derivatives"] = (check_one_gradient_and_second_derivatives, False, 1e-5)
     for place, what in ((1, "reduction"), (4, "last")):
         found[f"{what} cell"] = (partial(check_cells, place), True, 1e-5)
     return found
@@ -300,8 +348,10 @@ def interpret() -> dict[str, float]:
     """The largest error of each check."""
     from triton.runtime import interpreter
 
-    from dsara_lib.architecture import kernels
+    from dsara_lib.architecture import depthwise, kernels
 
+    depthwise.WITH_KERNELS = ("cpu",)
+    depthwise._trusted = lambda *_: True
     builder = interpreter.interpreter_builder
     builder.options = replace(builder.options, sanitize_overflow=False)  # as when compiled; four times as fast
     builder.create_dot = partial(product, builder.create_dot)
@@ -336,7 +386,7 @@ class Pretended:
 
 
 def compile_all() -> dict[str, dict[str, int]]:
-    """What each kernel needs of a multiprocessor."""
+    """What each kernel needs of a multiprocessor, in small and in large cells."""
     from triton.runtime import driver
 
     from dsara_lib.architecture import kernels
@@ -346,33 +396,38 @@ def compile_all() -> dict[str, dict[str, int]]:
 
     def compile_instead(kernel: Any, grid: tuple[int, ...], warps: int, *arguments: Any, **constants: Any) -> None:
         compiled = kernel.warmup(*arguments, **constants, num_warps=warps, **kernels.OPTIONS, grid=grid)
-        needs[kernel.__name__] = usage(compiled.asm["cubin"]) | {"SHARED": compiled.metadata.shared}
+        found = usage(compiled.asm["cubin"]) | {"SHARED": compiled.metadata.shared}
+        needs[kernel.__name__] = {name: max(number, needs.get(kernel.__name__, found)[name]) for name, number in found.items()}
 
-    kernels._launch = compile_instead
-    call_all(Case(24, 2, 2, 1, (32, 32)), 64)
+    kernels.launch = compile_instead
+    for case in COMPILED:
+        call_all(case, 64)
     return needs
 
 
 def call_all(case: Case, n: int) -> None:
     """Every kernel once, on memory that nobody looks at."""
-    from dsara_lib.architecture import kernels
+    from dsara_lib.architecture import depthwise_kernels, kernels
 
-    channels, targets, sources, stride, (h, w), *_ = case
-    x, y = torch.empty(n, h, w, sources, channels), torch.empty(targets, sources, n, h, w, channels)
-    flat, pooled, sums = y.flatten(2, 4), torch.empty(sources, n, h, w, channels), torch.empty(targets, n * h * w, channels)
-    weights = [torch.empty(targets, sources, kernel, kernel, channels) for kernel in (5, 3)]
-    mixer, vector = torch.empty(targets, sources, channels, channels), torch.empty(targets, sources, channels)
+    channels, targets, sources, stride, size, *_ = case
+    edges = targets, sources
+    empty = partial(torch.empty, dtype=case.dtype)
+    x, y = empty(n, *size, sources, channels), empty(*edges, n, *case.out, channels)
+    flat, pooled = y.flatten(2, 4), empty(sources, n, *case.out, channels)
+    sums, zs = flat[:, 0].clone(), [pooled.flatten(1, 3)] * 2
+    weights = [empty(*edges, kernel, kernel, channels) for kernel in (5, 3)]
+    mixer, vector = empty(*edges, channels, channels), empty(*edges, channels)
     scales, places = torch.stack([vector] * 2), pooled.to(torch.uint8)
     kernels.spread([y, y], [x], weights, [1, 2], [mixer], [vector], None, stride, True, "tf32")
     kernels.gather([x], [y, y], weights, [1, 2], [], [x], None, stride, True, "tf32")
-    kernels.mix(sums, [flat, flat], [mixer, mixer], [pooled.flatten(1, 3)] * 2, scales, None, False, True, "tf32")
-    kernels.unmix([flat, flat], [pooled.flatten(1, 3)] * 2, sums, [mixer, mixer], scales, "tf32")
+    kernels.mix(sums, [flat, flat], [mixer, mixer], zs, scales, None, False, True, "tf32")
+    kernels.unmix([flat, flat], zs, sums, [mixer, mixer], scales, "tf32")
     kernels.pool(pooled, places, pooled.clone(), x, stride)
     kernels.unpool(x, pooled, places, pooled, pooled, stride, True)
-    kernels.weigh(weights[0], y, x, None, stride, 1, True)
-    kernels.measure(vector.flatten(0, 1), vector.flatten(0, 1), flat.flatten(0, 1))
-    kernels.normalise(sums, [flat, flat], scales, scales, scales, 1e-5, False)
-    kernels.denormalise([flat, flat], scales, sums, [flat, flat], scales, scales, scales, 1e-5)
+    image, out, taps = x[:, :, :, 0].clone(), pooled[0], torch.empty(25, channels)
+    depthwise_kernels.convolve(out, image, taps, stride, stride, False)
+    depthwise_kernels.convolve(image, out, taps, stride, stride, True)
+    depthwise_kernels.correlate(torch.empty(channels, 25), out, image, stride, 1)
 
 
 def usage(binary: bytes) -> dict[str, int]:
@@ -423,7 +478,7 @@ def test_kernel_equals_its_plain_version(name: str, errors: dict[str, float]) ->
     assert errors[name] <= checks()[name][2]
 
 
-KERNELS = ("spread", "gather", "mix", "unmix", "pool", "unpool", "weigh", "measure", "join", "normalise", "denormalise")
+KERNELS = ("spread", "gather", "mix", "unmix", "pool", "unpool", "convolve", "correlate")
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -470,6 +525,21 @@ def test_bundle_starts_eight_kernels_in_a_crafting_pass() -> None:
         "pool": bundles,
         "unpool": bundles,
     }
+
+
+def test_training_pass_starts_three_kernels_for_each_depthwise_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from dsara_lib.architecture import depthwise, kernels
+
+    monkeypatch.setattr(depthwise, "WITH_KERNELS", ("cpu",))
+    monkeypatch.setattr(depthwise, "_trusted", lambda *_: True)
+    monkeypatch.setattr(kernels, "launch", lambda *arguments, **constants: None)
+    supernet = small_supernet().train()
+    images = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    with Names() as names:
+        torch.autograd.grad(supernet(images).sum(), list(supernet.parameters()), allow_unused=True)
+    convolutions = 3 * 5 * 2  # two of a separable convolution and a dilated one, in each bundle
+    assert names.found == {"convolve": 2 * convolutions, "correlate": convolutions}
 
 
 def test_kernels_serve_only_gpus_and_the_precisions_that_they_sum_in() -> None:

@@ -1,6 +1,8 @@
-"""Depthwise convolutions whose gradients cost little more than their forward pass, on the CPU in channels-last.
+"""Depthwise convolutions whose gradients cost little more than their forward pass, in channels-last.
 
-The library there has a fast gradient of depthwise convolutions only without dilation, and of the weight only up to three
+On a GPU the library is far from the memory's speed there: that is for `depthwise_kernels`, once they were seen to compute the same.
+
+On the CPU the library has a fast gradient of depthwise convolutions only without dilation, and of the weight only up to three
 columns; elsewhere it is up to a hundred times as slow as the forward pass. So here, all of them identities:
 
 - the image gradient of stride 1 is a convolution with the turned kernel;
@@ -20,6 +22,10 @@ Where that does not pay, it is `F.conv2d`. Measured on one thread, 64 channels, 
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -30,6 +36,15 @@ NARROW = 3  # columns of a kernel for whose gradient the library is fast
 AT_ONCE = 2048  # pixels of which the library sums the gradient, one after the other: over more the sum would lose digits
 # (kernel, stride, dilation): from so many numbers on it pays. Below, starting more operations costs more than it saves.
 ENOUGH = {(5, 1, 1): 2**17, (3, 1, 2): 2**14, (5, 1, 2): 2**14, (3, 2, 2): 2**14, (5, 2, 2): 2**14}
+
+WITH_KERNELS = ("cuda",)  # devices
+GEOMETRIES = set(product((3, 5), (1, 2), (1, 2)))  # kernel, stride, dilation
+DTYPES = {torch.float32, torch.bfloat16, torch.float16}  # sums are float32 in all of them
+MOST = 2**31  # the kernels count to it
+AGREEMENT = 0.02  # as far as bfloat16 and TF32 may differ
+TROUBLES: dict[
+    tuple[Any, ...], str
+] = {}  # what was found wrong with the kernels: of a device and its driver, so for the whole process
 
 
 class Depthwise(nn.Conv2d):
@@ -48,6 +63,10 @@ class Depthwise(nn.Conv2d):
 
 def depthwise(x: Tensor, weight: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
     """`F.conv2d` of each channel with its own kernel [channels, 1, k, k]."""
+    if x.device.type in WITH_KERNELS and _has_kernels(x, weight, stride, padding, dilation):
+        x = x.to(torch.get_autocast_dtype(x.device.type)) if _autocasts(x) else x
+        if _trusted(x, weight, stride, dilation):
+            return _ByKernels.apply(x, weight, stride, dilation)
     if not _pays(x, weight, stride, padding, dilation):
         return F.conv2d(x, weight, None, stride, padding, dilation, groups=len(weight))
     if stride == 2:
@@ -65,6 +84,112 @@ def _pays(x: Tensor, weight: Tensor, stride: int, padding: int, dilation: int) -
         return False
     single = weight.shape == (x.shape[1], 1, kernel, kernel)
     return single and x.is_contiguous(memory_format=torch.channels_last) and x.numel() >= ENOUGH[kernel, stride, dilation]
+
+
+def _has_kernels(x: Tensor, weight: Tensor, stride: int, padding: int, dilation: int) -> bool:
+    """Whether there are kernels for this."""
+    kernel = weight.shape[-1]
+    if (kernel, stride, dilation) not in GEOMETRIES or padding != dilation * (kernel // 2) or x.dim() != 4:
+        return False
+    if weight.shape != (x.shape[1], 1, kernel, kernel) or not {x.dtype, weight.dtype} <= DTYPES:
+        return False
+    same = x.dtype == weight.dtype or _autocasts(x)
+    return same and x.is_contiguous(memory_format=torch.channels_last) and 0 < x.numel() < MOST
+
+
+def _autocasts(x: Tensor) -> bool:
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+
+
+def _trusted(x: Tensor, weight: Tensor, stride: int, dilation: int) -> bool:
+    """Whether the kernels have been seen to work; a warning where they do not. Nothing is tried while a CUDA graph is recorded."""
+    key = x.device, x.dtype, weight.dtype, weight.shape, stride, dilation
+    if key not in TROUBLES:
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            return False
+        TROUBLES[key] = _trouble(x, weight, stride, dilation)
+        if TROUBLES[key]:
+            warnings.warn(f"depthwise convolutions are the library's on {x.device}: {TROUBLES[key]}", stacklevel=2)
+    return not TROUBLES[key]
+
+
+@torch.inference_mode(False)
+def _trouble(x: Tensor, weight: Tensor, stride: int, dilation: int) -> str:
+    """What is wrong with our kernels for such tensors, found on two small images; empty where nothing is."""
+    padding = dilation * (weight.shape[-1] // 2)
+    images = _channels_last(_waves((2, len(weight), 9, 7), x)).requires_grad_()
+    leaves = images, _waves(weight.shape, weight).requires_grad_()
+    try:
+        found = []
+        for ours in (True, False):
+            with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+                out = _ByKernels.apply(*leaves, stride, dilation) if ours else _plain(*leaves, stride, padding, dilation)
+                found.append((out.detach(), *torch.autograd.grad(out, leaves, _waves(out.shape, out))))
+    except Exception as error:  # compilers and drivers raise all kinds
+        return f"our kernels failed ({type(error).__name__}: {error})".splitlines()[0]
+    for what, ours, theirs in zip(("results", "image gradients", "weight gradients"), *found, strict=True):
+        difference = ((ours.float() - theirs.float()).norm() / theirs.float().norm()).item()
+        if not difference <= AGREEMENT:
+            return f"our {what} differ by {difference:.1g} of their length"
+    return ""
+
+
+def _waves(shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:
+    """Numbers as good as random ones, of nobody's generator."""
+    return torch.arange(math.prod(shape), device=like.device).float().square().cos().view(shape).to(like.dtype)
+
+
+def _plain(x: Tensor, weight: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
+    return F.conv2d(x, weight.to(x.dtype), None, stride, padding, dilation, groups=len(weight))
+
+
+class _ByKernels(torch.autograd.Function):
+    """By the kernels of a GPU. Weights may be float32 where x is not, as under autocast: then so are their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+        from .depthwise_kernels import convolve
+
+        taps = weight.flatten(1).t().contiguous()
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, taps)
+        ctx.shape, ctx.stride, ctx.dilation = x.shape, stride, dilation
+        out = _empty((*x.shape[:2], *((size - 1) // stride + 1 for size in x.shape[2:])), x)
+        convolve(_by_pixel(out), _by_pixel(x), taps, stride, dilation, False)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        from .depthwise_kernels import convolve, correlate
+
+        x, weight, taps = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return *_differentiable(ctx, gradient, x, weight), None, None
+        gradient, of_image, of_weight = _channels_last(gradient), None, None
+        if ctx.needs_input_grad[0]:
+            of_image = _empty(ctx.shape, gradient)
+            convolve(_by_pixel(of_image), _by_pixel(gradient), taps, ctx.stride, ctx.dilation, True)
+        if ctx.needs_input_grad[1]:
+            sums = weight.new_empty(taps.shape[::-1], dtype=torch.float32)
+            correlate(sums, _by_pixel(gradient), _by_pixel(x), ctx.stride, ctx.dilation)
+            of_weight = sums.view(weight.shape).to(weight.dtype)
+        return of_image, of_weight, None, None
+
+
+def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _by_pixel(image: Tensor) -> Tensor:
+    """[n, h, w, channels]: the same memory."""
+    return image.permute(0, 2, 3, 1)
+
+
+def _differentiable(ctx: Any, gradient: Tensor, x: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The library's gradients, for second derivatives."""
+    stride, padding, dilation = ([each] * 2 for each in (ctx.stride, ctx.dilation * (weight.shape[-1] // 2), ctx.dilation))
+    settings = None, stride, padding, dilation, False, [0, 0], len(weight), [*ctx.needs_input_grad[:2], False]
+    x = gradient.new_empty(ctx.shape) if x is None else x
+    return torch.ops.aten.convolution_backward(gradient, x, weight.to(x.dtype), *settings)[:2]
 
 
 class _Depthwise(torch.autograd.Function):

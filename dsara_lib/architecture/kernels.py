@@ -1,4 +1,4 @@
-"""The folded and the fused supernet's memory-bound work as Triton kernels, each one operation of torch (`dsara::...`).
+"""The folded supernet's memory-bound work as Triton kernels, each one operation of torch (`dsara::...`).
 
 Tensors are edge-major, [targets, sources, n, h, w, channels], with channels contiguous; images are views [n, h, w, sources,
 channels] of any strides. What a kernel makes it writes into tensors that it is given, accumulating in float32 whatever their type:
@@ -6,10 +6,9 @@ channels] of any strides. What a kernel makes it writes into tensors that it is 
     spread, gather      depthwise convolutions of each source for all its targets, several kinds in one launch, and their adjoint
     mix, unmix          sums of pointwise convolutions and of multiples of shared images into each target, and their adjoint
     pool, unpool        3x3 maximum and mean in one reading, and their adjoint
-    weigh               the weight gradient of `spread`
-    measure, normalise, denormalise     batch statistics, the sum of scaled batch norms, and its adjoint
 
-Only this module knows Triton, and nothing imports it before a GPU is there. Sums have a fixed order: the same bits each time.
+Only this module and `depthwise_kernels` know Triton, and nothing imports them before a GPU is there. Sums have a fixed order: the
+same bits each time.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MOST_LANES = 128  # channels up to which a pointwise convolution may follow a depthwise one in registers
 OPTIONS = {"num_stages": 2, "enable_fp_fusion": True}  # loops are short: a third stage would only take shared memory
 ENOUGH_PROGRAMS = 4 * 132  # four for each multiprocessor of an H200
 
@@ -42,7 +40,6 @@ SIZES = [
     "sources",
     "strides",
     "z_strides",
-    "tiles",
 ]
 STRIDES = [
     "stride_n",
@@ -57,14 +54,12 @@ STRIDES = [
     "to_p",
     "from_t",
     "from_p",
-    "part",
-    "chunks",
 ]
 
 _library = torch.library.Library("dsara", "DEF")
 
 
-def _operation(*changed: str) -> Callable[[Callable[..., None]], Any]:
+def operation(*changed: str) -> Callable[[Callable[..., None]], Any]:
     """Make a function that fills these arguments one operation of torch; on the meta device it does nothing."""
 
     def register(function: Callable[..., None]) -> Any:
@@ -83,7 +78,7 @@ def _operation(*changed: str) -> Callable[[Callable[..., None]], Any]:
 
 @triton.jit
 @no_type_check
-def _zeros(COUNT: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr):
+def zeros(COUNT: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr):
     sums = ()
     for _ in tl.static_range(COUNT):
         sums = sums + (tl.zeros([PIXELS, LANES], tl.float32),)  # noqa: RUF005
@@ -98,7 +93,7 @@ def _border(size, dilation):
 
 @triton.constexpr_function
 @no_type_check
-def _tap(distance, dilation, size):
+def which_tap(distance, dilation, size):
     """Which tap of a kernel's line looks so many pixels ahead of its first; -1 where none does."""
     return distance // dilation if distance % dilation == 0 and 0 <= distance // dilation < size else -1
 
@@ -134,7 +129,7 @@ def _spread_kernel(
             dilation: tl.constexpr = DILATIONS[kind]
             border: tl.constexpr = dilation * (size - 1) // 2
             x = xs[kind if len(xs) > 1 else 0] + (number * stride_n + source * stride_s) * UNIT
-            sums = _zeros(TARGETS * COLUMNS, PIXELS, LANES)
+            sums = zeros(TARGETS * COLUMNS, PIXELS, LANES)
             for dy in range(size):
                 y = row * STRIDE + dy * dilation - border
                 in_row = (place < total) & (y >= 0) & (y < height)
@@ -156,8 +151,8 @@ def _spread_kernel(
                     if RELU:
                         value = tl.maximum(value, 0.0)
                     for at in tl.static_range(TARGETS * COLUMNS):
-                        if _tap(step - at % COLUMNS * STRIDE, dilation, size) >= 0:
-                            factor = factors[at // COLUMNS * size + _tap(step - at % COLUMNS * STRIDE, dilation, size)]
+                        if which_tap(step - at % COLUMNS * STRIDE, dilation, size) >= 0:
+                            factor = factors[at // COLUMNS * size + which_tap(step - at % COLUMNS * STRIDE, dilation, size)]
                             sums = sums[:at] + (sums[at] + value * factor,) + sums[at + 1 :]  # noqa: RUF005
             for target in tl.static_range(TARGETS):
                 edge = tl.minimum(first + target, targets - 1) * sources + source
@@ -174,7 +169,7 @@ def _spread_kernel(
                     tl.store(to[:, None] + (at * CHANNELS + channel)[None, :], found, mine[:, None] & inside[None, :])
 
 
-@_operation("outs")
+@operation("outs")
 def spread(
     outs: list[Tensor],
     xs: list[Tensor],
@@ -203,7 +198,7 @@ def spread(
     columns = _columns(programs, together * pixels * lanes // (32 * warps))
     groups = -(-out_width // columns)
     total = n * out_height * groups
-    _launch(
+    launch(
         _spread_kernel, (triton.cdiv(total, pixels), sources * triton.cdiv(targets, together), len(weights)), warps,
         tuple(xs), tuple(weights), tuple(mixers), tuple(shifts), tuple(outs), bias,
         height, width, out_height, out_width, groups, total, targets, sources, *strides[0],
@@ -230,7 +225,7 @@ def _gather_kernel(
     plane = total // (groups * height) * out_height * out_width * CHANNELS
     for result in tl.static_range(len(outs)):
         if tl.program_id(2) == result:
-            sums = _zeros(COLUMNS, PIXELS, LANES)
+            sums = zeros(COLUMNS, PIXELS, LANES)
             for kind in tl.static_range(len(weights)):
                 if len(outs) == 1 or kind == result:
                     for line in range(targets * KERNELS[kind]):
@@ -251,8 +246,8 @@ def _gather_kernel(
                                 value = tl.load(start[:, None] + (column * CHANNELS)[:, None] + channel[None, :], seen, 0.0)
                                 value = value.to(tl.float32)
                                 for at in tl.static_range(COLUMNS):
-                                    if _tap(at - step, DILATIONS[kind], KERNELS[kind]) >= 0:
-                                        factor = factors[_tap(at - step, DILATIONS[kind], KERNELS[kind])]
+                                    if which_tap(at - step, DILATIONS[kind], KERNELS[kind]) >= 0:
+                                        factor = factors[which_tap(at - step, DILATIONS[kind], KERNELS[kind])]
                                         sums = sums[:at] + (sums[at] + value * factor,) + sums[at + 1 :]  # noqa: RUF005
             if result < len(mixers):
                 mixer = tl.trans(_matrix(mixers[result] + source * CHANNELS * CHANNELS, CHANNELS, CHANNELS, LANES, LANES, 0))
@@ -274,7 +269,7 @@ def _gather_kernel(
                 tl.store(to, found, seen)
 
 
-@_operation("outs")
+@operation("outs")
 def gather(
     outs: list[Tensor],
     gradients: list[Tensor],
@@ -302,7 +297,7 @@ def gather(
     columns = max(2, _columns(n * height * width * sources * len(outs) // pixels, pixels * lanes // (32 * warps)))
     groups = -(-width // columns)
     total = n * height * groups
-    _launch(
+    launch(
         _gather_kernel, (triton.cdiv(total, pixels), sources, len(outs)), warps,
         tuple(gradients), tuple(weights), tuple(mixers), tuple(xs), tuple(outs), bias,
         height, width, out_height, out_width, groups, total, targets, *strides[0], *strides[1],
@@ -347,7 +342,7 @@ def _mix_kernel(
     tl.store(to, total, written)
 
 
-@_operation("out")
+@operation("out")
 def mix(
     out: Tensor,
     ys: list[Tensor],
@@ -370,7 +365,7 @@ def mix(
     assert _dense(weights, [] if scales is None else [scales])
     (to_t, to_p), y_strides, z_strides = strides[-1], strides[: len(ys)], strides[len(ys) : -1]
     rows, columns, size = _lanes(inputs), min(_lanes(outputs), 64), _pixels(inputs, out, precision)
-    _launch(
+    launch(
         _mix_kernel, (triton.cdiv(pixels, size), targets, triton.cdiv(outputs, columns)), 4,
         tuple(ys), tuple(weights), tuple(zs), scales, bias, out,
         sum(y_strides, ()), sum(z_strides, ()), pixels, to_t, to_p,
@@ -414,7 +409,7 @@ def _unmix_kernel(
                 tl.store(to, total, seen)
 
 
-@_operation("gys", "gzs")
+@operation("gys", "gzs")
 def unmix(
     gys: list[Tensor],
     gzs: list[Tensor],
@@ -430,7 +425,7 @@ def unmix(
     assert _dense(gys, gzs, weights)
     rows, columns, size = min(_lanes(inputs), 64), _lanes(outputs), _pixels(outputs, gradient, precision)
     blocks = triton.cdiv(inputs, rows) if weights else 1
-    _launch(
+    launch(
         _unmix_kernel, (triton.cdiv(pixels, size), targets + bool(gzs), blocks), 4,
         gradient, tuple(weights), scales, tuple(gys), tuple(gzs), pixels, targets, from_t, from_p,
         SOURCES=sources, INPUTS=inputs, OUTPUTS=outputs, UNIT=unit,
@@ -474,7 +469,7 @@ def _pool_kernel(
         tl.store(means + to, total_sum / tl.maximum(count, 1.0)[:, None], written)
 
 
-@_operation("maxima", "places", "means")
+@operation("maxima", "places", "means")
 def pool(maxima: Tensor | None, places: Tensor | None, means: Tensor | None, x: Tensor, stride: int) -> None:
     """3x3 maxima (with their places in the window, 0 to 8) and means of [n, h, w, sources, c], as [sources, n, h', w', c]."""
     out = maxima if maxima is not None else means
@@ -484,7 +479,7 @@ def pool(maxima: Tensor | None, places: Tensor | None, means: Tensor | None, x: 
     assert _dense([tensor for tensor in (maxima, places, means) if tensor is not None])
     warps, pixels, lanes = _tile(channels, x)
     total = n * out_height * out_width
-    _launch(
+    launch(
         _pool_kernel, (triton.cdiv(total, pixels), sources), warps,
         x, maxima, places, means, x.shape[1], x.shape[2], out_height, out_width, total, *strides,
         CHANNELS=channels, STRIDE=stride, UNIT=unit, PIXELS=pixels, LANES=lanes,
@@ -532,7 +527,7 @@ def _unpool_kernel(
     tl.store(to, found, written)
 
 
-@_operation("out")
+@operation("out")
 def unpool(
     out: Tensor,
     of_maxima: Tensor | None,
@@ -548,7 +543,7 @@ def unpool(
     assert _dense([tensor for tensor in (of_maxima, places, of_means, of_same) if tensor is not None])
     warps, pixels, lanes = _tile(channels, out)
     total = n * height * width
-    _launch(
+    launch(
         _unpool_kernel, (triton.cdiv(total, pixels), sources), warps,
         of_maxima, places, of_means, of_same, out, height, width, (height - 1) // stride + 1, (width - 1) // stride + 1,
         total, *strides,
@@ -556,233 +551,7 @@ def unpool(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=SIZES + STRIDES)
-@no_type_check
-def _weigh_kernel(
-    gradient, x, bias, partial, height, width, out_height, out_width, total, sources, tiles,
-    stride_n, stride_h, stride_w, stride_s,
-    CHANNELS: tl.constexpr, SIZE: tl.constexpr, DILATION: tl.constexpr, STRIDE: tl.constexpr, RELU: tl.constexpr,
-    UNIT: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
-    """A program: `tiles` times PIXELS pixels of one edge, for one line of its kernel."""
-    edge, dy = tl.program_id(1), tl.program_id(2)
-    channel = tl.arange(0, LANES)
-    inside = channel < CHANNELS
-    x += edge % sources * stride_s * UNIT
-    y_shift: tl.constexpr = DILATION * (SIZE - 1) // 2
-    sums = _zeros(SIZE, PIXELS, LANES)
-    for tile in range(tl.program_id(0) * tiles, (tl.program_id(0) + 1) * tiles):
-        pixel = tile * PIXELS + tl.arange(0, PIXELS)
-        column, row, number = pixel % out_width, pixel // out_width % out_height, pixel // (out_width * out_height)
-        written = (pixel < total)[:, None] & inside[None, :]
-        value = tl.load(gradient + (edge * total + pixel)[:, None] * CHANNELS + channel[None, :], written, 0.0).to(tl.float32)
-        y = row * STRIDE + dy * DILATION - y_shift
-        in_row = (pixel < total) & (y >= 0) & (y < height)
-        for dx in tl.static_range(SIZE):
-            at = column * STRIDE + dx * DILATION - y_shift
-            seen = (in_row & (at >= 0) & (at < width))[:, None] & inside[None, :]
-            start = x + (number * stride_n + y * stride_h + at * stride_w) * UNIT
-            given = tl.load(start[:, None] + channel[None, :], seen, 0.0).to(tl.float32)
-            if bias is not None:
-                given += tl.load(bias + edge % sources * CHANNELS + channel, inside, 0.0).to(tl.float32)[None, :]
-                given = tl.where(seen, given, 0.0)
-            if RELU:
-                given = tl.maximum(given, 0.0)
-            sums = sums[:dx] + (sums[dx] + value * given,) + sums[dx + 1 :]  # noqa: RUF005
-    line = ((tl.program_id(0) * tl.num_programs(1) + edge) * SIZE + dy) * SIZE
-    for dx in tl.static_range(SIZE):
-        tl.store(partial + (line + dx) * CHANNELS + channel, tl.sum(sums[dx], axis=0), inside)
-
-
-@_operation("out")
-def weigh(out: Tensor, gradient: Tensor, x: Tensor, bias: Tensor | None, stride: int, dilation: int, relu: bool) -> None:
-    """The weight gradient of `spread`, [targets, sources, k, k, channels] in float32: partial sums, then their sum."""
-    targets, sources, n, out_height, out_width, channels = gradient.shape
-    assert _dense([out, gradient]) and out.dtype == torch.float32
-    unit, (strides,) = _unit([x])
-    warps, pixels, lanes = _tile(channels, x)
-    size, total, edges = out.shape[2], n * out_height * out_width, targets * sources
-    chunks, tiles = _chunks(total, pixels, edges * size)
-    partial = out.new_empty(chunks, *out.shape)
-    _launch(
-        _weigh_kernel, (chunks, edges, size), warps,
-        gradient, x, bias, partial, x.shape[1], x.shape[2], out_height, out_width, total, sources, tiles, *strides,
-        CHANNELS=channels, SIZE=size, DILATION=dilation, STRIDE=stride, RELU=relu, UNIT=unit, PIXELS=pixels, LANES=lanes,
-    )  # fmt: skip
-    torch.sum(partial, 0, out=out)
-
-
-@triton.jit(do_not_specialize=SIZES + STRIDES)
-@no_type_check
-def _measure_kernel(y, partial, total, tiles, CHANNELS: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr):
-    """A program: mean and sum of squared deviations of `tiles` times PIXELS pixels of one edge.
-
-    Sums are taken of differences from the first pixel: they keep their digits where the mean is far from zero.
-    """
-    chunk, edge = tl.program_id(0), tl.program_id(1)
-    channel = tl.arange(0, LANES)
-    inside = channel < CHANNELS
-    y += edge * total * CHANNELS
-    pivot = tl.load(y + chunk * tiles * PIXELS * CHANNELS + channel, inside, 0.0).to(tl.float32)
-    first = tl.zeros([PIXELS, LANES], tl.float32)
-    second = tl.zeros([PIXELS, LANES], tl.float32)
-    for tile in range(chunk * tiles, (chunk + 1) * tiles):
-        pixel = tile * PIXELS + tl.arange(0, PIXELS)
-        seen = (pixel < total)[:, None] & inside[None, :]
-        value = tl.load(y + pixel[:, None] * CHANNELS + channel[None, :], seen, 0.0).to(tl.float32)
-        value = tl.where(seen, value - pivot[None, :], 0.0)
-        first += value
-        second += value * value
-    count = (tl.minimum((chunk + 1) * tiles * PIXELS, total) - chunk * tiles * PIXELS).to(tl.float32)
-    mean = tl.sum(first, axis=0) / count
-    to = partial + (chunk * tl.num_programs(1) + edge) * 2 * CHANNELS + channel
-    tl.store(to, pivot + mean, inside)
-    tl.store(to + CHANNELS, tl.sum(second, axis=0) - mean * mean * count, inside)
-
-
-@triton.jit(do_not_specialize=SIZES + STRIDES)
-@no_type_check
-def _join_kernel(partial, means, variances, total, part, chunks, CHANNELS: tl.constexpr, LANES: tl.constexpr):
-    """A program: mean and variance of one edge from those of its chunks of `part` pixels, the last of which may be smaller."""
-    edge, edges = tl.program_id(0), tl.num_programs(0)
-    channel = tl.arange(0, LANES)
-    inside = channel < CHANNELS
-    mean = tl.zeros([LANES], tl.float32)
-    squares = tl.zeros([LANES], tl.float32)
-    before = 0.0
-    for chunk in range(chunks):
-        start = partial + (chunk * edges + edge) * 2 * CHANNELS + channel
-        count = (tl.minimum((chunk + 1) * part, total) - chunk * part).to(tl.float32)
-        step = tl.load(start, inside, 0.0) - mean
-        squares += tl.load(start + CHANNELS, inside, 0.0) + step * step * (before * count / (before + count))
-        mean += step * (count / (before + count))
-        before += count
-    tl.store(means + edge * CHANNELS + channel, mean, inside)
-    tl.store(variances + edge * CHANNELS + channel, squares / before, inside)
-
-
-@_operation("means", "variances")
-def measure(means: Tensor, variances: Tensor, y: Tensor) -> None:
-    """Mean and (biased) variance over the pixels of each edge: [edges, channels] in float32 from [edges, pixels, channels]."""
-    edges, total, channels = y.shape
-    assert _dense([means, variances, y]) and means.dtype == variances.dtype == torch.float32
-    warps, pixels, lanes = _tile(channels, y)
-    chunks, tiles = _chunks(total, pixels, edges)
-    partial = means.new_empty(chunks, edges, 2, channels)
-    sizes = {"CHANNELS": channels, "LANES": lanes}
-    _launch(_measure_kernel, (chunks, edges), warps, y, partial, total, tiles, PIXELS=pixels, **sizes)
-    _launch(_join_kernel, (edges,), 1, partial, means, variances, total, tiles * pixels, chunks, **sizes)
-
-
-@triton.jit(do_not_specialize=SIZES + STRIDES)
-@no_type_check
-def _normalise_kernel(
-    ys, means, variances, scales, out, pixels, sources, to_t, to_p, eps,
-    CHANNELS: tl.constexpr, ADD: tl.constexpr, UNIT: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
-    """A program: PIXELS pixels of one target."""
-    target, targets = tl.program_id(1), tl.num_programs(1)
-    channel, pixel = tl.arange(0, LANES), tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    inside = channel < CHANNELS
-    seen = (pixel < pixels)[:, None] & inside[None, :]
-    total = tl.zeros([PIXELS, LANES], tl.float32)
-    for kind in tl.static_range(len(ys)):
-        for source in range(sources):
-            edge = target * sources + source
-            at = (kind * targets * sources + edge) * CHANNELS + channel
-            scale = tl.load(scales + at, inside, 0.0).to(tl.float32) / tl.sqrt(tl.load(variances + at, inside, 1.0) + eps)
-            value = tl.load(ys[kind] + (edge * pixels + pixel)[:, None] * CHANNELS + channel[None, :], seen, 0.0)
-            total += (value.to(tl.float32) - tl.load(means + at, inside, 0.0)[None, :]) * scale[None, :]
-    to = out + target * to_t * UNIT + (pixel * to_p * UNIT)[:, None] + channel[None, :]
-    if ADD:
-        total += tl.load(to, seen, 0.0).to(tl.float32)
-    tl.store(to, total, seen)
-
-
-@_operation("out")
-def normalise(out: Tensor, ys: list[Tensor], means: Tensor, variances: Tensor, scales: Tensor, eps: float, add: bool) -> None:
-    """out[t] = sum of scales[k, t, s] * (ys[k][t, s] - means[k, t, s]) / sqrt(variances[k, t, s] + eps), [targets, pixels, c]."""
-    targets, sources, total, channels = ys[0].shape
-    assert _dense(ys, [means, variances, scales])
-    unit, ((to_t, to_p),) = _unit([out])
-    warps, pixels, lanes = _tile(channels, out)
-    _launch(
-        _normalise_kernel, (triton.cdiv(total, pixels), targets), warps,
-        tuple(ys), means, variances, scales, out, total, sources, to_t, to_p, eps,
-        CHANNELS=channels, ADD=add, UNIT=unit, PIXELS=pixels, LANES=lanes,
-    )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=SIZES + STRIDES)
-@no_type_check
-def _denormalise_kernel(
-    gradient, ys, means, variances, scales, sums, gys, partial, pixels, sources, tiles, from_t, from_p, eps,
-    CHANNELS: tl.constexpr, UNIT: tl.constexpr, PIXELS: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
-    """A program: `tiles` times PIXELS pixels of one edge and kind; without `gys` the sums that those need."""
-    chunk, edge, edges = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    channel = tl.arange(0, LANES)
-    inside = channel < CHANNELS
-    gradient += edge // sources * from_t * UNIT
-    for kind in tl.static_range(len(ys)):
-        if tl.program_id(2) == kind:
-            at = (kind * edges + edge) * CHANNELS + channel
-            mean = tl.load(means + at, inside, 0.0)[None, :]
-            factor = 1 / tl.sqrt(tl.load(variances + at, inside, 1.0) + eps)[None, :]
-            if len(gys) > 0:
-                scale = tl.load(scales + at, inside, 0.0).to(tl.float32)[None, :] * factor
-                from_sums = sums + (kind * edges + edge) * 2 * CHANNELS + channel
-                constant = tl.load(from_sums, inside, 0.0)[None, :] / pixels
-                slope = tl.load(from_sums + CHANNELS, inside, 0.0)[None, :] / pixels
-            first = tl.zeros([PIXELS, LANES], tl.float32)
-            second = tl.zeros([PIXELS, LANES], tl.float32)
-            for tile in range(chunk * tiles, (chunk + 1) * tiles):
-                pixel = tile * PIXELS + tl.arange(0, PIXELS)
-                seen = (pixel < pixels)[:, None] & inside[None, :]
-                g = tl.load(gradient + (pixel * from_p * UNIT)[:, None] + channel[None, :], seen, 0.0).to(tl.float32)
-                place = (edge * pixels + pixel)[:, None] * CHANNELS + channel[None, :]
-                normal = (tl.load(ys[kind] + place, seen, 0.0).to(tl.float32) - mean) * factor
-                if len(gys) > 0:
-                    tl.store(gys[kind] + place, (g - constant - normal * slope) * scale, seen)
-                else:
-                    first += g
-                    second += g * normal
-            if len(gys) == 0:
-                to = partial + ((chunk * len(ys) + kind) * edges + edge) * 2 * CHANNELS + channel
-                tl.store(to, tl.sum(first, axis=0), inside)
-                tl.store(to + CHANNELS, tl.sum(second, axis=0), inside)
-
-
-@_operation("gys", "of_scales")
-def denormalise(
-    gys: list[Tensor],
-    of_scales: Tensor,
-    gradient: Tensor,
-    ys: list[Tensor],
-    means: Tensor,
-    variances: Tensor,
-    scales: Tensor,
-    eps: float,
-) -> None:
-    """The adjoint of `normalise` where means and variances are those of ys: their gradients, and that of the scales in float32."""
-    targets, sources, total, channels = ys[0].shape
-    assert _dense(gys, ys, [means, variances, scales])
-    unit, ((from_t, from_p),) = _unit([gradient])
-    warps, pixels, lanes = _tile(channels, gradient)
-    chunks, tiles = _chunks(total, pixels, targets * sources * len(ys))
-    partial = means.new_empty(chunks, len(ys), targets, sources, 2, channels)
-    sums = partial[0]
-    for made, count, parts in (([], tiles, chunks), (gys, 1, triton.cdiv(total, pixels))):
-        _launch(
-            _denormalise_kernel, (parts, targets * sources, len(ys)), warps,
-            gradient, tuple(ys), means, variances, scales, sums, tuple(made), partial, total, sources, count, from_t, from_p, eps,
-            CHANNELS=channels, UNIT=unit, PIXELS=pixels, LANES=lanes,
-        )  # fmt: skip
-        sums = sums if made else partial.sum(0)
-    of_scales.copy_(sums[..., 1, :])
-
-
-def _launch(kernel: Any, grid: tuple[int, ...], warps: int, *arguments: Any, **constants: Any) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], warps: int, *arguments: Any, **constants: Any) -> None:
     tensors = [a for argument in arguments for a in (argument if isinstance(argument, tuple) else (argument,))]
     tensors = [a for a in tensors if isinstance(a, Tensor)]
     if any(tensor.numel() >= 2**31 for tensor in tensors):
@@ -821,13 +590,6 @@ def _pixels(channels: int, like: Tensor, precision: str) -> int:
 def _columns(programs: int, held: int) -> int:
     """How many neighbouring pixels share what they read: up to four, while programs and registers suffice."""
     return max(size for size in (1, 2, 4) if size == 1 or (programs >= size * ENOUGH_PROGRAMS and size * held <= 32))
-
-
-def _chunks(total: int, pixels: int, programs: int) -> tuple[int, int]:
-    """(chunks, tiles of each) so that all programs are enough; none is empty."""
-    tiles = triton.cdiv(total, pixels)
-    each = triton.cdiv(tiles, min(tiles, triton.cdiv(2 * ENOUGH_PROGRAMS, programs)))
-    return triton.cdiv(tiles, each), each
 
 
 def _sizes(weights: Sequence[Tensor]) -> tuple[int, ...]:
