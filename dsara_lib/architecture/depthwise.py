@@ -42,9 +42,8 @@ GEOMETRIES = set(product((3, 5), (1, 2), (1, 2)))  # kernel, stride, dilation
 DTYPES = {torch.float32, torch.bfloat16, torch.float16}  # sums are float32 in all of them
 MOST = 2**31  # the kernels count to it
 AGREEMENT = 0.02  # as far as bfloat16 and TF32 may differ
-TROUBLES: dict[
-    tuple[Any, ...], str
-] = {}  # what was found wrong with the kernels: of a device and its driver, so for the whole process
+# What was found wrong with the kernels, empty where nothing: a fact of a device and its driver, so for the whole process.
+TROUBLES: dict[tuple[Any, ...], str] = {}
 
 
 class Depthwise(nn.Conv2d):
