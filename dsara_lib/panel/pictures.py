@@ -21,12 +21,14 @@ STYLE = """<style>
   color: var(--ink); font: 12px/1.4 "DejaVu Sans", Verdana, sans-serif; }
 body[data-jp-theme-light="false"] .dsara, .dsara.dark { --more: #4FA9DF; --less: #C99A4E; --stage: rgba(220, 200, 120, .16);
   --blue: #5BB4E8; --vermillion: #F08A45; --green: #35C49A; --purple: #DE93C0; --orange: #EDB646; --grey: #9A9A9A; }
-.dsara .row { display: flex; flex-wrap: wrap; gap: 10px 18px; align-items: flex-start; }
-.dsara figure { margin: 0; flex: 1 1 260px; max-width: 460px; min-width: 220px; }
-.dsara figure.heat { max-width: 320px; }
+.dsara .row { display: grid; gap: 10px 18px; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); max-width: 1500px; }
+.dsara .row.heat { grid-template-columns: repeat(auto-fit, minmax(240px, 340px)); }
+.dsara figure { margin: 0; }
 .dsara figcaption { font-weight: bold; }
+.dsara .keys { display: flex; flex-wrap: wrap; gap: 0 12px; font-size: 11px; min-height: 2.8em; align-content: flex-start; }
+.dsara .keys svg { display: inline; width: 22px; height: 8px; vertical-align: middle; }
 .dsara svg { display: block; width: 100%; height: auto; }
-.dsara .drawn text { fill: var(--ink); font-size: 9px; }
+.dsara .drawn text { fill: var(--ink); font-size: 9.5px; }
 .dsara .cell svg { height: 150px; }
 body[data-jp-theme-light="false"] .dsara .cell svg, .dsara.dark .cell svg { filter: invert(1) hue-rotate(180deg); }
 .dsara .note { margin: 2px 0; }
@@ -44,11 +46,8 @@ def page(*parts: str) -> str:
 
 def row(figures: Iterable[tuple[str, str]], kind: str = "") -> str:
     """Pictures with their captions beside each other, as many as there is room for."""
-    return f'<div class="row">{"".join(_captioned(caption, svg, kind) for caption, svg in figures)}</div>'
-
-
-def _captioned(caption: str, svg: str, kind: str) -> str:
-    return f'<figure class="{kind}"><figcaption>{escape(caption)}</figcaption>{svg}</figure>'
+    shown = (f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>" for caption, svg in figures)
+    return f'<div class="row {kind}">{"".join(shown)}</div>'
 
 
 def notes(words: Iterable[str]) -> str:
@@ -112,7 +111,7 @@ def heat_map(
 
 # -------------------------------------------------------------------------------------------------------------- lines
 
-WIDTH, HEIGHT, INSET_LEFT, INSET_BOTTOM, TOP = 340, 150, 34, 22, 6
+WIDTH, HEIGHT, INSET_LEFT, INSET_BOTTOM, TOP = 280, 130, 34, 22, 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,18 +175,27 @@ def chart(what: str, of: Chart) -> str:
         parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}" stroke="var(--ink)" stroke-width=".8"/>')
     if not shown:
         parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle" font-style="italic">{escape(of.empty)}</text>')
-    for number, (line, points) in enumerate(shown):
-        style = f'style="stroke:var(--{line.color});fill:none" stroke-width="1.6" stroke-dasharray="{line.dash}"'
+    for line, points in shown:
+        style = _stroke(line)
         if len(points) == 1:
             x, y = x_of(points[0][0]), y_of(points[0][1])
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" style="fill:var(--{line.color})"/>')
         way = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
         parts.append(f'<polyline points="{way}" {style}/>')
-        y = TOP + 9 + 11 * number
-        parts.append(f'<line x1="{right - 20}" x2="{right}" y1="{y - 3}" y2="{y - 3}" {style}/>')
-        words = f"{line.name} {points[-1][1]:.3g}"
-        parts.append(f'<text x="{right - 24}" y="{y}" text-anchor="end" class="key">{escape(words)}</text>')
-    return _svg(WIDTH, HEIGHT, what, parts)
+    return _keys(shown) + _svg(WIDTH, HEIGHT, what, parts)
+
+
+def _keys(shown: Iterable[tuple[Line, Sequence[tuple[float, float]]]]) -> str:
+    """What each line is, and its last value."""
+    keys = []
+    for line, points in shown:
+        sample = f'<svg viewBox="0 0 22 8" aria-hidden="true"><line x1="0" x2="22" y1="4" y2="4" {_stroke(line)}/></svg>'
+        keys.append(f"<span>{sample} {escape(line.name)} {points[-1][1]:.4g}</span>")
+    return f'<div class="keys">{"".join(keys)}</div>'
+
+
+def _stroke(line: Line) -> str:
+    return f'style="stroke:var(--{line.color});fill:none" stroke-width="1.6" stroke-dasharray="{line.dash}"'
 
 
 def _ticks(low: float, high: float) -> list[float]:

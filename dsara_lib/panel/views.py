@@ -142,6 +142,7 @@ class SearchView:
             line("alphas, natural", "validation/natural_loss", "blue", "2 2"),
         ]
         pull = [line("γ", "gamma", "purple"), line("cosine", "gradient_cosine", "green", "7 2")]
+        low = -1.0 if any(value < 0 for line_ in pull for _, value in line_.points) else 0.0
         styles = (("blue", ""), ("vermillion", "7 2"), ("green", "2 2"))
         entropy = [
             line(kind, f"entropy/{kind}", color, dash, ends=True)
@@ -154,8 +155,8 @@ class SearchView:
         undecided = uniform_entropy(job.config.space)
         charts = {
             "losses, each on its half": Chart(lines=losses, **common),
-            "γ, and cosine of both gradients": Chart(lines=pull, low=-1, high=1, empty="one objective so far", **common),
-            f"entropy of an edge (undecided: {undecided:.3f})": Chart(lines=entropy, empty="after the first epoch", **common),
+            "γ, and cosine of both gradients": Chart(lines=pull, low=low, high=1, empty="one objective so far", **common),
+            f"entropy of an edge, of {undecided:.4g} nats": Chart(lines=entropy, empty="after the first epoch", **common),
             "accuracy on the alphas' half": Chart(lines=accuracy, low=0, high=1, empty="after the first epoch", **common),
         }
         return [(caption, chart(caption, each)) for caption, each in charts.items()]
@@ -199,7 +200,8 @@ def drawn_cell(cell: Any, strengths: tuple[tuple[float, ...], ...], kind: str) -
     """The cell's graph."""
     genotype = Genotype(name="now", cells={kind: cell}, strengths={kind: strengths} if strengths else None)
     svg = cell_svg(genotype, kind)
-    return svg[svg.index("<svg") :]
+    # On the page's own background.
+    return svg[svg.index("<svg") :].replace('<polygon fill="white"', '<polygon fill="none"', 1)
 
 
 class TrainingView:
