@@ -8,6 +8,7 @@ import json
 import re
 import statistics
 import types
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ NUMBERED = sorted(notebooks.FOLDER.glob("[0-9]*.ipynb"))
 FIRST = {"RUN": "str", "PROFILE": "str", "DATA": "str", "LIMIT": "int", "SEED": "int", "CHANGES": "str", "DEVICE": "str"}
 LATER = {"RUN", "DEVICE", "RESULTS", "DATA_ROOT"}
 FIGURES = re.compile(r"\bshow(?:_cells|_live)?\(")
+SPEAKS = re.compile(r"\bprint\(|\bDataFrame\(")
+LONGEST, MEDIAN = 20, 7  # lines of a code cell; the longest are tables, one entry a line
+PLACE = re.compile(r"(?:Sections? \d\.\d|Tables? \d|Figures? \d|Algorithms? \d|Proposition \d|Eq\. \(\d)")
+MARKS = re.compile(r" {0,3}(?:[-+*]|\d+[.)]|#{1,6}|>|=+|-{2,})(?:\s|$)")  # at a line's beginning: list, heading or quotation
 GATHERS = {"09_report"}  # what the others made; it needs fewer cells and figures of its own
 
 every = pytest.mark.parametrize("path", [TEMPLATE, *NUMBERED], ids=lambda path: path.stem)
@@ -65,8 +70,9 @@ def test_notebook_is_valid_json_for_any_python_3_kernel(path):
 
 
 @every
-def test_notebook_is_kept_without_outputs(path):
+def test_notebook_is_kept_without_outputs_and_as_json_writes_it(path):
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code(path))
+    assert path.read_text(encoding="utf-8") == json.dumps(read(path), indent=1, ensure_ascii=False) + "\n"
 
 
 @every
@@ -82,6 +88,8 @@ def test_notebook_begins_with_its_title_and_what_it_reads_writes_and_costs(path)
     assert "2 CPU cores" in head[2] and "demo" in head[2]
     assert body and all(len(row) == 4 and all(row) for row in body)
     assert re.search(r"\d", body[0][2]), "the time is a number"
+    assert PLACE.search(body[0][3]), "a section, equation, algorithm, figure or table of the paper"
+    assert lines[-1] and not lines[-1].startswith("|"), "below the table, what it is about"
 
 
 @every
@@ -119,12 +127,73 @@ def test_notebook_is_short(path):
     cells = code(path)
     lengths = [len([line for line in source(cell).splitlines() if line.strip()]) for cell in cells if not is_parameters(cell)]
     assert (6 if path.stem in GATHERS else 10) <= len(cells) <= 18
-    assert statistics.median(lengths) <= 7, "much code belongs into dsara_lib"
+    assert statistics.median(lengths) <= MEDIAN and max(lengths) <= LONGEST, "much code belongs into dsara_lib"
 
 
 @numbered
 def test_notebook_shows_a_few_figures(path):
     assert (1 if path.stem in GATHERS else 3) <= sum(len(FIGURES.findall(source(cell))) for cell in code(path)) <= 8
+
+
+def silent(cells: list[dict[str, Any]]) -> list[str]:
+    """Cells whose last figure is followed neither by a computed line in its own or the next cell nor by a sentence."""
+    found = []
+    for cell, after in zip(cells, [*cells[1:], {"cell_type": "markdown", "source": ["#"]}], strict=True):
+        if cell["cell_type"] != "code" or not FIGURES.search(source(cell)):
+            continue
+        rest = FIGURES.split(source(cell))[-1]
+        if after["cell_type"] == "markdown":
+            told = not source(after).startswith("#")
+        else:
+            told = bool(SPEAKS.search(FIGURES.split(source(after))[0]))
+        if not SPEAKS.search(rest) and not told:
+            found.append(source(cell))
+    return found
+
+
+@every
+def test_each_figure_is_followed_by_what_it_shows(path):
+    assert not silent(read(path)["cells"])
+
+
+def test_a_figure_followed_by_a_heading_or_by_another_figure_is_found():
+    figure, heading, words = ({"cell_type": "code", "source": ["show(e, f, 'a')"]}, *map(markdown, ("## Next", "It falls.")))
+    line = {"cell_type": "code", "source": ["print(f'{x} falls')"]}
+    assert [len(silent(cells)) for cells in ([figure], [figure, heading], [figure, figure, line])] == [1, 1, 1]
+    assert not silent([figure, words]) and not silent([figure, line])
+
+
+def markdown(text: str) -> dict[str, Any]:
+    return {"cell_type": "markdown", "source": text.splitlines(keepends=True)}
+
+
+def misread(text: str) -> list[str]:
+    """Lines within a paragraph that markdown takes for a list, a heading or a quotation."""
+    lines = ["", *text.splitlines()]
+    return [
+        line
+        for before, line in pairwise(lines)
+        if before.strip() and MARKS.match(line) and not MARKS.match(before) and not before.startswith("  ")
+    ]
+
+
+@every
+def test_no_line_of_a_paragraph_begins_as_a_list_or_a_heading_would(path):
+    assert not [line for cell in read(path)["cells"] if cell["cell_type"] == "markdown" for line in misread(source(cell))]
+
+
+@pytest.mark.parametrize("line", ["1. FC", "2) it", "- 1 of 3", "+ 2", "# of images", "> 0", "---"])
+def test_a_wrapped_line_that_markdown_takes_for_something_else_is_found(line):
+    assert misread(f"The weight is 0 or\n{line} then.") == [f"{line} then."]
+    assert not misread(f"{line} first.\n{line} second.\n\nA paragraph.\n\n{line} third.")
+
+
+@every
+def test_mathematics_of_the_paper_stands_beside_the_code_in_latex(path):
+    words = "\n".join(source(cell) for cell in read(path)["cells"] if cell["cell_type"] == "markdown")
+    formulas = re.findall(r"\$\$.+?\$\$|\$[^$\n]+\$", words, re.DOTALL)
+    assert path.stem in GATHERS or any("\\" in formula for formula in formulas)
+    assert re.sub(r"\$\$.+?\$\$|\$[^$\n]+\$", "", words, flags=re.DOTALL).count("$") == 0, "a formula that does not end on its line"
 
 
 @every

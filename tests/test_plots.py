@@ -7,18 +7,21 @@ import math
 import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
+import matplotlib.figure
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import same_color, to_rgba
+from matplotlib.text import Text
 from test_plots_robustness import CASES as ROBUSTNESS
 
 from dsara_lib import plots
@@ -131,15 +134,13 @@ COSTS = [
 ]
 
 
-def adversarial_examples() -> plots.Figure:
+def adversarial_examples(copies: int = 1) -> plots.Figure:
     """Four grey images; the attack changed the first half of each by eps, and the network errs on one and then two."""
-    clean = torch.full((4, 3, 6, 6), 0.5)
+    clean = torch.full((4 * copies, 3, 6, 6), 0.5)
     attacked = clean.clone()
     attacked[:, :, :3] += 0.1
-    labels = torch.tensor([0, 1, 2, 3])
-    return plots.adversarial_examples(
-        clean, attacked, labels, torch.tensor([0, 1, 2, 0]), torch.tensor([1, 1, 2, 0]), "abcd", eps=0.1
-    )
+    labels, before, after = (torch.tensor(each).repeat(copies) for each in ([0, 1, 2, 3], [0, 1, 2, 0], [1, 1, 2, 0]))
+    return plots.adversarial_examples(clean, attacked, labels, before, after, "abcd", eps=0.1)
 
 
 def figures(epochs: int, stage_one: int) -> dict[str, Callable[[], plots.Figure]]:
@@ -184,6 +185,7 @@ OTHERS |= {
 }
 CASES = {name: (name, make) for name, make in (figures(4, 2) | OTHERS).items()}
 CASES |= {f"{name} of one epoch": (name, make) for name, make in figures(1, 1).items()}
+CASES |= {"adversarial_examples, many": ("adversarial_examples", lambda: adversarial_examples(5))}
 PICTURES = ("images_grid", "adversarial_examples", "stack", "worst_images")
 
 
@@ -230,8 +232,20 @@ def test_every_figure_keeps_its_text_as_text(case: tuple[str, plots.Figure, byte
             assert line.replace("\n", " ") in written
 
 
-def test_every_figure_fits_a_two_column_page(case: tuple[str, plots.Figure, bytes]) -> None:
-    assert case[1].get_figwidth() <= plots.base.TWO_COLUMNS + 0.5
+def test_every_figure_fits_a_two_column_page_in_letters_that_can_be_read(case: tuple[str, plots.Figure, bytes]) -> None:
+    """Between one column and two, never wider; nothing is written smaller than 5 points at that width."""
+    _, figure, _ = case
+    assert isinstance(figure, matplotlib.figure.Figure)
+    assert plots.base.ONE_COLUMN - 0.01 <= figure.get_figwidth() <= plots.base.TWO_COLUMNS + 0.01
+    letters = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    assert letters and min(text.get_fontsize() for text in letters) >= 5
+
+
+def test_every_figure_is_saved_as_svg_and_png(case: tuple[str, plots.Figure, bytes], tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(plots.base, "to_bytes", partial(plots.to_bytes, dpi=36))  # a tenth of the pixels
+    svg, png = plots.save(case[1], tmp_path, "figure")
+    assert (svg.name, png.name) == ("figure.svg", "figure.png")
+    assert b"</svg>" in svg.read_bytes()[-20:] and png.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", ["entropy", "transfer_matrix"])
@@ -378,6 +392,13 @@ def test_training_curves_mark_the_best_epoch_at_its_height() -> None:
     assert "best: epoch 2, 40.0 %" in figure.axes[1].get_title("left")
 
 
+def test_training_curves_mark_a_natural_training_on_the_curve_that_chose_its_epoch() -> None:
+    rows = [{key.replace("train/adversarial", "train/natural"): value for key, value in row.items()} for row in training_history(4)]
+    figure = plots.training_curves(rows)
+    star = next(line for line in figure.axes[1].lines if line.get_gid() == "best")
+    assert list(star.get_ydata()) == [100 * rows[1]["validation/natural_accuracy"]]
+
+
 def test_dots_and_intervals_are_the_evaluations() -> None:
     ax = plots.accuracy_by_attack(EVALUATIONS).axes[0]
     attacks = [label.get_text() for label in ax.get_xticklabels()]
@@ -481,6 +502,20 @@ def test_costs_of_the_paper_are_hollow_and_counted_ones_filled() -> None:
     np.testing.assert_allclose(places[False], [[4.5, 0], [11.2, 2]])
     assert len(flops.collections) == 3
     assert [label.get_text() for label in size.get_yticklabels()] == ["DSARA", "found", "ResNet-18"]
+
+
+def test_costs_of_small_networks_are_written_in_small_units_without_a_key_for_the_paper() -> None:
+    figure = plots.cost_dots([{"network": "found", "parameters": 9566, "flops": 205_984}])
+    size, flops = figure.axes
+    assert (size.get_xlabel(), flops.get_xlabel()) == ("parameters (k)", "FLOPs (M)")
+    assert ([text.get_text() for text in size.texts], [text.get_text() for text in flops.texts]) == (["9.57"], ["0.21"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["counted here"]
+
+
+def test_the_key_of_the_gradients_norms_lies_on_no_curve() -> None:
+    figure = plots.gamma_and_cosine(search_history(4, 2)[0])
+    figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().y1 <= figure.axes[2].get_tightbbox().y0
 
 
 @pytest.mark.parametrize("num_cells", [5, 8, 20])

@@ -41,7 +41,8 @@ from .base import (
 
 @styled
 def training_curves(epochs: Records) -> Figure:
-    """Adversarial training by epoch: loss, accuracy on the images held out, learning rate; the best epoch is marked."""
+    """Training by epoch: loss, accuracy on the images held out, learning rate. The star is the best epoch, on the curve that
+    chose it: adversarial accuracy, or natural where the training has no attack."""
     figure, axes = new_figure(1, 3, TWO_COLUMNS, 2.0, width_ratios=(1, 1, 0.8))
     loss, accuracy, rate = axes[0]
     for ax, metric, scale in ((loss, "loss", 1.0), (accuracy, "accuracy", 100.0)):
@@ -70,11 +71,12 @@ def training_curves(epochs: Records) -> Figure:
         for ax in axes[0]:
             ax.axvline(best, color=INK, linewidth=0.9, zorder=1.5)
         at = next((r for r in epochs if r["epoch"] == best), {})
-        height = at.get("validation/adversarial_accuracy")
+        decisive = "natural" if "train/adversarial_accuracy" not in at and "train/natural_accuracy" in at else "adversarial"
+        height = at.get(f"validation/{decisive}_accuracy")
         number = f"best: epoch {best}" + (f", {100 * height:.1f} %" if height is not None else "")
         accuracy.set_title(f"Accuracy ({number})")
         if height is not None:
-            accuracy.plot([best], [100 * height], "*", color=INK, markersize=8, zorder=4, gid="best")
+            accuracy.plot([best], [100 * height], "*", color=INK, markersize=8, zorder=4, clip_on=False, gid="best")
     handles, labels = loss.get_legend_handles_labels()
     figure.legend(handles, labels, ncols=3, loc="outside lower center")
     return figure
@@ -117,7 +119,7 @@ def adversarial_examples(
     added = 0.5 + (attacked - clean) / (2 * eps)
     rows = [("natural", clean, as_numpy(predicted_clean)), ("added", added, None)]
     rows += [("adversarial", attacked, as_numpy(predicted_attacked))]
-    size = min(TWO_COLUMNS / len(clean), 0.95)
+    size = min((TWO_COLUMNS - 0.45) / len(clean), 0.95)
     figure, axes = new_figure(3, len(clean), size * len(clean) + 0.45, 3 * size + 0.75)
     for (name, images, predictions), line in zip(rows, axes, strict=True):
         for index, (ax, image) in enumerate(zip(line, images, strict=True)):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from ..legend import (
     BLUE,
@@ -28,7 +30,8 @@ from .base import (
 
 GAP = 0.16
 LETTERS = {"accurate": "A", "robust": "R", "reduction": "↓"}
-COSTS = (("parameters", 1e6, "parameters (M)"), ("flops", 1e9, "FLOPs (G)"))
+COSTS = (("parameters", "M", "parameters"), ("flops", "G", "FLOPs"))  # in the paper's units, or smaller ones where all is small
+UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
 
 
 @styled
@@ -39,7 +42,10 @@ def cost_dots(rows: Records) -> Figure:
     """
     figure, axes = new_figure(1, 2, TWO_COLUMNS, 0.24 * len(rows) + 0.95, sharey=True)
     paper, here = "#5F5F5F", BLUE
-    for ax, (key, unit, words) in zip(axes[0], COSTS, strict=True):
+    for ax, (key, letter, words) in zip(axes[0], COSTS, strict=True):
+        largest = max((row[name] for row in rows for name in (key, f"paper_{key}") if row.get(name) is not None), default=math.inf)
+        letter = next((each for each in ("G", "M", "k") if UNITS[each] <= UNITS[letter] and 0.1 * UNITS[each] <= largest), "k")
+        unit = UNITS[letter]
         for place, row in enumerate(rows):
             reported, counted = row.get(f"paper_{key}"), row.get(key)
             known = [value / unit for value in (reported, counted) if value is not None]
@@ -50,7 +56,8 @@ def cost_dots(rows: Records) -> Figure:
                 ax.scatter(counted / unit, place, 14, color=here, zorder=3)
             if known:
                 note(ax, f"{known[-1]:.2f}", (max(known), place), (7, 0), ("data", "data"), va="center", fontsize=6)
-        ax.set_xlabel(words)
+        ax.set_xlabel(f"{words} ({letter})")
+        ax.xaxis.set_major_locator(MaxNLocator(6))
         ax.set_xlim(0, 1.15 * ax.dataLim.x1)
     axes[0, 0].set_yticks(range(len(rows)), [row["network"] for row in rows])
     axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
@@ -60,6 +67,8 @@ def cost_dots(rows: Records) -> Figure:
         Line2D([], [], marker="o", ls="", color=paper, mfc="none", ms=6, label="the paper's table"),
         Line2D([], [], marker="o", ls="", color=here, label="counted here"),
     ]
+    if not any(row.get(f"paper_{key}") is not None for row in rows for key, _, _ in COSTS):
+        del handles[0]
     figure.legend(handles=handles, ncols=2, loc="outside lower center")
     return figure
 

@@ -202,7 +202,8 @@ def gamma_and_cosine(steps: Records) -> Figure:
     ]
     if any(found):
         norm.set_yscale("log")
-        norm.legend(ncols=2, loc="best")
+        # Inside so low an axes it would lie on a curve.
+        figure.legend(*norm.get_legend_handles_labels(), ncols=2, loc="outside lower center")
     else:
         say(norm, single)
     gamma.set(title="Weight γ of the natural objective", ylabel="γ")
@@ -218,7 +219,8 @@ def gamma_and_cosine(steps: Records) -> Figure:
 @styled
 def search_losses(steps: Records, epochs: Records = ()) -> Figure:
     """Losses of the search: the weights' on their half of the data, the alphas' on the other. Pale: each step; full:
-    running mean; hollow: the mean of a whole epoch, also where the alphas do not follow that loss."""
+    running mean; hollow: the weights' mean of a whole epoch, and what the alphas' half measures at its end in evaluation mode,
+    also where the alphas do not follow that loss."""
     figure, axes = new_figure(width=TWO_COLUMNS * 0.75, height=2.4)
     ax = axes[0, 0]
     kinds = (
