@@ -28,7 +28,10 @@ class Job(Protocol):
     num_epochs: int
 
     def run_epoch(self) -> Iterator[Metrics]:
-        """Do one epoch, yielding the metrics of each step; afterwards `epoch` has grown by one."""
+        """Do one epoch, yielding the metrics of each step, and nothing ({}) between batches of what it measures at its end.
+
+        Afterwards `epoch` has grown by one.
+        """
         ...
 
     def epoch_metrics(self) -> Metrics:
@@ -54,7 +57,7 @@ class Job(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """What has just happened: 'restored', 'step', 'epoch' (committed) or 'done'."""
+    """What has just happened: 'restored', 'step', 'measuring' (a batch at the end of an epoch), 'epoch' (committed) or 'done'."""
 
     kind: str
     epoch: int
@@ -116,8 +119,9 @@ def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, No
         started, done = time.perf_counter(), job.epoch
         for metrics in job.run_epoch():
             _check_finite(metrics, done)
-            history.steps.append(metrics)
-            yield Event(kind="step", epoch=job.epoch, num_epochs=job.num_epochs, metrics=metrics)
+            if metrics:
+                history.steps.append(metrics)
+            yield Event(kind="step" if metrics else "measuring", epoch=job.epoch, num_epochs=job.num_epochs, metrics=metrics)
         epoch_metrics = job.epoch_metrics()
         _check_finite(epoch_metrics, done)
         history.epochs.append(epoch_metrics | {"seconds": round(time.perf_counter() - started, 3)})

@@ -100,6 +100,8 @@ def follow(events: Iterable[Event]) -> dict[str, Any]:
     last: dict[str, Any] = {}
     spoken = time.monotonic()
     for event in events:
+        if event.kind == "measuring":
+            continue
         for warning in event.warnings:
             print("warning:", warning)
         if event.kind == "epoch":

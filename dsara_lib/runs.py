@@ -132,24 +132,32 @@ def environment() -> dict[str, Any]:
 
 
 @contextmanager
-def held(folder: str | Path) -> Iterator[None]:
-    """Inside, nobody else works in the folder, in this process or another; a process that dies lets go of it.
+def held(folder: str | Path, *, alone: bool = False) -> Iterator[None]:
+    """Inside, no other process works in the folder; one that dies lets go of it. Raises WorkbookError where one does.
 
-    Raises WorkbookError where somebody does.
+    In this process a loop that was left standing, as by an interrupted cell, keeps nobody out; what works `alone`, on a thread that
+    goes on by itself, keeps all others out.
     """
-    lock = FileLock(Path(folder) / ".lock", timeout=0)
     Path(folder).mkdir(parents=True, exist_ok=True)
+    ours = FileLock(Path(folder) / ".lock", timeout=0, thread_local=False, is_singleton=True)
+    single = FileLock(Path(folder) / ".alone.lock", timeout=0, thread_local=False)
     try:
-        lock.acquire()
+        ours.acquire()
+        try:
+            single.acquire()
+            if not alone:
+                single.release()
+        except Timeout:
+            ours.release()
+            raise
     except Timeout:
-        raise WorkbookError(
-            f"{'/'.join(Path(folder).parts[-2:])} is at work already, in this notebook or another process; "
-            "watch it there, or stop it first"
-        ) from None
+        where = "/".join(Path(folder).parts[-2:])
+        raise WorkbookError(f"{where} is at work already, in this notebook or another process; watch or stop it there") from None
     try:
         yield
     finally:
-        lock.release()
+        single.release()
+        ours.release()
 
 
 @dataclass(frozen=True)

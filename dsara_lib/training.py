@@ -11,7 +11,7 @@ crafting and gradients from CUDA graphs (`capture.py`), and is waited for once a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,22 +149,41 @@ def whole_batches(split: Split, batch_size: int, of: str) -> int:
     return len(split) // batch_size
 
 
-@torch.no_grad()
 def measure(model: nn.Module, split: Split, attack: Attack, batch_size: int, seed: int) -> Metrics:
     """Natural and adversarial loss and accuracy in evaluation mode; the same noise each time, the model left as found."""
+    batches = measuring(model, split, attack, batch_size, seed)
+    while True:
+        try:
+            next(batches)
+        except StopIteration as end:
+            return end.value
+
+
+@torch.no_grad()
+def measuring(
+    model: nn.Module,
+    split: Split,
+    attack: Attack,
+    batch_size: int,
+    seed: int,
+    inside: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Generator[Metrics, None, Metrics]:
+    """`measure` batch by batch: yields nothing of note after each, and returns what was measured. `inside` is held around each."""
     modes = [(module, module.training) for module in model.modules()]
     noise_from = generator("measure", seed)
     totals = {"natural_loss": 0.0, "natural_accuracy": 0.0, "adversarial_loss": 0.0, "adversarial_accuracy": 0.0}
     model.eval()
     try:
         for start in range(0, len(split), batch_size):
-            images = unit_interval(split.images[start : start + batch_size])
-            labels = split.labels[start : start + batch_size]
-            attacked = attack(model, images, labels, noise=uniform_noise(images, noise_from))
-            for kind, shown in (("natural", images), ("adversarial", attacked)):
-                logits = model(shown)
-                totals[f"{kind}_loss"] += F.cross_entropy(logits, labels, reduction="sum").item()
-                totals[f"{kind}_accuracy"] += (logits.argmax(dim=1) == labels).sum().item()
+            with inside():
+                images = unit_interval(split.images[start : start + batch_size])
+                labels = split.labels[start : start + batch_size]
+                attacked = attack(model, images, labels, noise=uniform_noise(images, noise_from))
+                for kind, shown in (("natural", images), ("adversarial", attacked)):
+                    logits = model(shown)
+                    totals[f"{kind}_loss"] += F.cross_entropy(logits, labels, reduction="sum").item()
+                    totals[f"{kind}_accuracy"] += (logits.argmax(dim=1) == labels).sum().item()
+            yield {}
     finally:
         for module, mode in modes:
             module.training = mode
@@ -250,8 +269,9 @@ class Trainer:
                 "learning_rate": rate,
                 **metrics,
             }
+        size = max(self.config.batch_size, 128)
+        held = yield from measuring(self.network, self.held_out, self.config.held_out_attack, size, self.seed)
         self.epoch += 1
-        held = measure(self.network, self.held_out, self.config.held_out_attack, max(self.config.batch_size, 128), self.seed)
         # Naturally trained networks have no adversarial accuracy to choose by.
         decisive = held["adversarial_accuracy" if self.config.attack else "natural_accuracy"]
         if decisive > self.best_accuracy:

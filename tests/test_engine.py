@@ -101,6 +101,25 @@ def test_each_step_and_each_committed_epoch_is_told_in_order(tmp_path):
     assert (read_history(tmp_path).steps, read_history(tmp_path).epochs) == (history.steps, history.epochs)
 
 
+class Measuring(Walk):
+    """Measures in two batches after the steps of each epoch."""
+
+    def run_epoch(self) -> Iterator[Metrics]:
+        yield from super().run_epoch()
+        yield {}
+        yield {}
+
+
+def test_batches_of_a_measurement_are_told_and_not_kept(tmp_path):
+    history, told = History(), []
+    for event in run_epochs(Measuring(), tmp_path / "measuring", history):
+        told.append(event.kind)
+    assert told == [*(["step"] * STEPS + ["measuring"] * 2 + ["epoch"]) * EPOCHS, "done"]
+    assert len(history.steps) == EPOCHS * STEPS
+    events(tmp_path / "walk")
+    assert ended(tmp_path / "measuring") == ended(tmp_path / "walk")
+
+
 @pytest.mark.parametrize("same_job", [False, True], ids=["new process", "same notebook"])
 @pytest.mark.parametrize("stop", range(EPOCHS * (STEPS + 1) + 2))
 def test_stopped_after_any_event_and_called_again_ends_with_the_same_bits(tmp_path, uninterrupted, stop, same_job):

@@ -6,6 +6,10 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from dsara_lib.runs import (
     describe,
     differences,
     generator,
+    held,
     read_json,
     read_jsonl,
     seeded,
@@ -323,3 +328,44 @@ def test_a_seed_follows_from_its_parts_alone_on_every_machine():
     assert len(seeds) == 8 and all(0 <= seed < 2**63 for seed in seeds)
     assert torch.equal(torch.rand(3, generator=generator("x", 1)), torch.rand(3, generator=generator("x", 1)))
     assert not torch.equal(torch.rand(3, generator=generator("x", 1)), torch.rand(3, generator=generator("x", 2)))
+
+
+# ------------------------------------------------------------------------------------------------------ one at a time
+
+
+def test_a_folder_that_is_worked_in_alone_is_closed_to_others(tmp_path: Path) -> None:
+    with held(tmp_path, alone=True):
+        for alone in (True, False):
+            with pytest.raises(WorkbookError, match="at work already"), held(tmp_path, alone=alone):
+                pass
+    with held(tmp_path, alone=True):
+        pass
+
+
+def test_a_loop_left_standing_keeps_nobody_of_this_process_out(tmp_path: Path) -> None:
+    with held(tmp_path), held(tmp_path), held(tmp_path, alone=True):
+        pass
+    with held(tmp_path):
+        pass
+
+
+def test_another_process_is_kept_out_until_it_is_left_or_dead(tmp_path: Path) -> None:
+    code = f"from dsara_lib.runs import held\nwith held({str(tmp_path)!r}):\n print('here', flush=True)\n input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "here\n"
+        for alone in (True, False):
+            with pytest.raises(WorkbookError, match="another process"), held(tmp_path, alone=alone):
+                pass
+        other.kill()
+    with held(tmp_path):
+        pass
+
+
+def test_a_lock_is_left_by_the_thread_that_ends(tmp_path: Path) -> None:
+    stack = ExitStack()
+    stack.enter_context(held(tmp_path, alone=True))
+    thread = threading.Thread(target=stack.close)
+    thread.start()
+    thread.join()
+    with held(tmp_path, alone=True):
+        pass

@@ -98,7 +98,7 @@ def test_over_an_epoch_each_image_of_each_half_is_seen_once_by_its_own_level_in_
     searcher, step = search(), Noting(lambda *batches: [numbers(images) for images, _ in batches])
     monkeypatch.setattr(searcher, "step", step)
     for _ in range(2):
-        assert len(list(searcher.run_epoch())) == searcher.num_batches == 2
+        assert sum(bool(row) for row in searcher.run_epoch()) == searcher.num_batches == 2
     for level, half in enumerate((searcher.weights_half, searcher.alphas_half)):
         first, second = ([n for seen in epoch for n in seen[level]] for epoch in (step.noted[:2], step.noted[2:]))
         assert sorted(first) == sorted(second) == sorted(numbers(half.images))
@@ -582,10 +582,15 @@ def test_the_papers_two_stages_set_upper_level_and_rates_epoch_by_epoch(monkeypa
         return torch.ones(len(level.objectives), flat(searcher.alphas).numel()), torch.ones(len(level.objectives)), {}
 
     scores = {f"{kind}_{what}": 0.5 for kind in (NATURAL, ADVERSARIAL) for what in ("loss", "accuracy")}
-    monkeypatch.setattr(module, "measure", lambda *_: scores)
+
+    def measured(*_: Any) -> Iterator[dict[str, float]]:
+        yield {}
+        return scores
+
+    monkeypatch.setattr(module, "measuring", measured)
     monkeypatch.setattr(searcher, "step_weights", Noting())
     monkeypatch.setattr(searcher, "_jacobian", jacobian)
-    stages = [row["stage"] for _ in range(30) for row in searcher.run_epoch()]
+    stages = [row["stage"] for _ in range(30) for row in searcher.run_epoch() if row]
     assert stages == [1] * 20 + [2] * 10
     levels, alphas_lr, weights_lr = zip(*seen, strict=True)
     assert list(levels) == [SingleObjective(objective=ADVERSARIAL)] * 20 + [MGDA()] * 10

@@ -36,6 +36,7 @@ from dsara_lib.training import (
     load_card,
     load_network,
     measure,
+    measuring,
     natural,
     save_network,
 )
@@ -113,7 +114,7 @@ def test_each_step_uses_the_rate_of_its_schedule(monkeypatch, schedule):
     job = trainer(replace(TRAIN, schedule=schedule, learning_rate=0.2))
     step = Noting(lambda *_: job.optimizer.param_groups[0]["lr"])
     monkeypatch.setattr(job, "step", step)
-    told = [row["learning_rate"] for _ in range(3) for row in job.run_epoch()]
+    told = [row["learning_rate"] for _ in range(3) for row in job.run_epoch() if row]
     assert job.num_batches == 3 and step.noted == told
     assert told == pytest.approx([0.2 * schedule(step / 3, 3) for step in range(9)])
 
@@ -195,7 +196,7 @@ def test_natural_training_attacks_only_to_measure(monkeypatch):
 
     monkeypatch.setattr(PGD, "__call__", attack)
     job = trainer(config)
-    rows = list(job.run_epoch())
+    rows = [row for row in job.run_epoch() if row]
     assert sum(crafted) == len(job.held_out)
     assert all({"train/natural_loss", "train/natural_accuracy"} <= set(row) for row in rows)
     assert not any("adversarial" in name for row in rows for name in row)
@@ -307,10 +308,11 @@ def test_held_out_images_are_a_share_of_each_class_and_never_trained_on(monkeypa
 
 
 def scripted(scores: list[float], quantity: str) -> Any:
-    """A stand-in for `measure` that gives these values of one quantity, and the opposite of the other."""
+    """A stand-in for `measuring` that gives these values of one quantity, and the opposite of the other."""
     values: Iterator[float] = iter(scores)
 
-    def measured(*_: Any) -> dict[str, float]:
+    def measured(*_: Any) -> Iterator[dict[str, float]]:
+        yield {}
         value = next(values)
         both = {"natural_accuracy": 1 - value, "adversarial_accuracy": 1 - value} | {quantity: value}
         return {"natural_loss": 1.0, "adversarial_loss": 1.0, **both}
@@ -320,7 +322,7 @@ def scripted(scores: list[float], quantity: str) -> Any:
 
 @pytest.mark.parametrize("quantity", ["adversarial_accuracy", "natural_accuracy"])
 def test_best_is_the_first_epoch_of_the_best_held_out_accuracy_and_last_the_last(tmp_path, monkeypatch, quantity):
-    monkeypatch.setattr(training, "measure", scripted([0.2, 0.6, 0.6, 0.3], quantity))
+    monkeypatch.setattr(training, "measuring", scripted([0.2, 0.6, 0.6, 0.3], quantity))
     config = replace(TRAIN, epochs=4)
     job = trainer(config if quantity == "adversarial_accuracy" else natural(config))
     weights, best_after = {}, []
@@ -544,6 +546,23 @@ def test_measure_counts_every_image_once_whatever_the_batches():
         assert in_parts["natural_loss"] == pytest.approx(measured["natural_loss"], rel=1e-5)
         assert in_parts["natural_accuracy"] == pytest.approx(measured["natural_accuracy"])
     assert measured["adversarial_loss"] > measured["natural_loss"]
+
+
+def test_measuring_pauses_after_each_batch_without_leaving_anything_switched():
+    network, batches = toy_blueprint().build().train(), 0
+    walk = measuring(network, DATA.test, ATTACK, 10, 0)
+    while True:
+        try:
+            assert next(walk) == {} and torch.is_grad_enabled()
+            batches += 1
+        except StopIteration as end:
+            assert end.value == measure(network, DATA.test, ATTACK, 10, 0)
+            break
+    assert batches == -(-len(DATA.test) // 10)
+    walk = measuring(network, DATA.test, ATTACK, 10, 0)
+    next(walk)
+    walk.close()
+    assert all(module.training for module in network.modules()), "left in evaluation mode by one who went away"
 
 
 # -------------------------------------------------------------------------------------------------------------- it works

@@ -91,7 +91,7 @@ class Controller(Generic[Seen]):
         notes: list[str] = []
         try:
             for each in self.work.values():
-                self._locks.enter_context(held(each.folder))
+                self._locks.enter_context(held(each.folder, alone=True))
                 begun = begin(each.job, each.folder, each.history)
                 notes += begun.warnings if begun else ()
         except BaseException:

@@ -25,7 +25,7 @@ body[data-jp-theme-light="false"] .dsara, .dsara.dark { --more: #4FA9DF; --less:
 .dsara .row.heat { grid-template-columns: repeat(auto-fit, minmax(240px, 340px)); }
 .dsara figure { margin: 0; }
 .dsara figcaption { font-weight: bold; }
-.dsara .keys { display: flex; flex-wrap: wrap; gap: 0 12px; font-size: 11px; min-height: 2.8em; align-content: flex-start; }
+.dsara .keys { display: flex; flex-wrap: wrap; gap: 0 12px; font-size: 11px; min-height: 4.3em; align-content: flex-start; }
 .dsara .keys svg { display: inline; width: 22px; height: 8px; vertical-align: middle; }
 .dsara svg { display: block; width: 100%; height: auto; }
 .dsara .drawn text { fill: var(--ink); font-size: 9.5px; }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ..engine import Metrics, to_cpu
 from ..errors import WorkbookError
 from ..runs import describe, generator, seeded, write_atomically
 from ..shapes import Float, Int
-from ..training import Cosine, accuracy, apply_gradients, measure, set_learning_rate, whole_batches
+from ..training import Cosine, accuracy, apply_gradients, measuring, set_learning_rate, whole_batches
 from .passes import Passes, flat
 from .upper_level import ADVERSARIAL, MGDA, SingleObjective, SumOfLosses, UpperLevel
 
@@ -317,26 +317,23 @@ class Searcher:
                 sums[key] = sums.get(key, 0.0) + value
             step = self.epoch * self.num_batches + index
             yield {"epoch": self.epoch + 1, "step": step, "stage": number, **metrics}
+        measured = yield from self._measuring()
         self.epoch += 1
         means = {key: value / self.num_batches for key, value in sums.items() if not key.startswith("validation/")}
-        self._finish_epoch(
-            {
-                "epoch": self.epoch,
-                "stage": number,
-                "weights_lr": rate,
-                "architecture_lr": stage.architecture_lr,
-                **means,
-            }
-        )
+        rates = {"weights_lr": rate, "architecture_lr": stage.architecture_lr}
+        self._finish_epoch({"epoch": self.epoch, "stage": number, **rates, **means}, measured)
 
     def _batches(self, half: Any) -> Batches:
         return Batches(half, self.config.batch_size, self.noise_from, self.augmentation, drop_last=True)
 
-    def _finish_epoch(self, metrics: Metrics) -> None:
+    def _measuring(self) -> Generator[Metrics, None, Metrics]:
         # Where crafting is recorded, it is replayed, although it folds anew for each batch.
         attack: Any = self.passes.replayed_attack if self.passes.num_graphs else self.config.attack
         with torch.no_grad(), self.passes.rounding():
-            measured = measure(self.passes.folded(), self.validation, attack, self.config.batch_size, self.seed)
+            folded = self.passes.folded()
+        return measuring(folded, self.validation, attack, self.config.batch_size, self.seed, self.passes.rounding)
+
+    def _finish_epoch(self, metrics: Metrics, measured: Metrics) -> None:
         genotype = self.supernet.genotype(f"{self.data_name} epoch {self.epoch}")
         self.alphas_by_epoch.append(to_cpu(dict(self.supernet.alphas.items())))
         self.genotypes.append(genotype)
