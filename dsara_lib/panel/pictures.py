@@ -23,6 +23,9 @@ body[data-jp-theme-light="false"] .dsara, .dsara.dark { --more: #4FA9DF; --less:
   --blue: #5BB4E8; --vermillion: #F08A45; --green: #35C49A; --purple: #DE93C0; --orange: #EDB646; --grey: #9A9A9A; }
 .dsara .row { display: grid; gap: 10px 18px; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); max-width: 1500px; }
 .dsara .row.heat { grid-template-columns: repeat(auto-fit, minmax(240px, 340px)); }
+.dsara .row.wide { grid-template-columns: minmax(240px, 860px); }
+.dsara .row.image { display: flex; flex-wrap: wrap; }
+.dsara .row.image img { display: block; margin: 2px 0; image-rendering: pixelated; }
 .dsara figure { margin: 0; }
 .dsara figcaption { font-weight: bold; }
 .dsara .keys { display: flex; flex-wrap: wrap; gap: 0 12px; font-size: 11px; min-height: 4.3em; align-content: flex-start; }
@@ -31,6 +34,13 @@ body[data-jp-theme-light="false"] .dsara, .dsara.dark { --more: #4FA9DF; --less:
 .dsara .drawn text { fill: var(--ink); font-size: 9.5px; }
 .dsara .cell svg { height: 150px; }
 body[data-jp-theme-light="false"] .dsara .cell svg, .dsara.dark .cell svg { filter: invert(1) hue-rotate(180deg); }
+.dsara .wide-table { overflow-x: auto; margin: 6px 0; }
+.dsara table { border-spacing: 0; margin: 0; color: inherit; font: inherit; font-variant-numeric: tabular-nums; }
+.dsara table tr { background: none !important; }
+.dsara caption { text-align: left; font-weight: bold; white-space: nowrap; }
+.dsara table th, .dsara table td { border: 0 solid var(--pale); border-bottom-width: 1px; padding: 2px 14px 2px 0;
+  text-align: left; vertical-align: top; max-width: none; }
+.dsara thead th { white-space: nowrap; }
 .dsara .note { margin: 2px 0; }
 .dsara .problem { border-left: 4px solid var(--vermillion); padding-left: 8px; white-space: pre-wrap; }
 .dsara .where { font-variant-numeric: tabular-nums; min-height: 1.4em; }
@@ -53,6 +63,17 @@ def row(figures: Iterable[tuple[str, str]], kind: str = "") -> str:
 def notes(words: Iterable[str]) -> str:
     """One line each."""
     return "".join(f'<div class="note">{escape(each)}</div>' for each in words)
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Words and numbers in lines; the first cell of each is its name. It scrolls in itself where there is no room."""
+    body = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(each)}</td>" for each in others)}</tr>'
+        for first, *others in rows
+    )
+    columns = "".join(f'<th scope="col">{escape(each)}</th>' for each in head)
+    inner = f"<caption>{escape(caption)}</caption><thead><tr>{columns}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="wide-table" tabindex="0"><table>{inner}</table></div>'
 
 
 def problem(words: str) -> str:
@@ -106,7 +127,7 @@ def heat_map(
         right = LEFT + COLUMN * (j + 0.6)
         turned = f'transform="rotate(-50 {right:g} {low})"'
         parts.append(f'<text x="{right:g}" y="{low}" text-anchor="end" {turned}>{short(operation)}</text>')
-    return _svg(width, height, what, parts)
+    return drawing(width, height, what, parts)
 
 
 # -------------------------------------------------------------------------------------------------------------- lines
@@ -182,7 +203,7 @@ def chart(what: str, of: Chart) -> str:
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" style="fill:var(--{line.color})"/>')
         way = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
         parts.append(f'<polyline points="{way}" {style}/>')
-    return _keys(shown) + _svg(WIDTH, HEIGHT, what, parts)
+    return _keys(shown) + drawing(WIDTH, HEIGHT, what, parts)
 
 
 def _keys(shown: Iterable[tuple[Line, Sequence[tuple[float, float]]]]) -> str:
@@ -209,6 +230,7 @@ def _whole_ticks(epochs: int) -> range:
     return range(0, epochs + 1, step)
 
 
-def _svg(width: float, height: float, what: str, parts: Iterable[str]) -> str:
+def drawing(width: float, height: float, what: str, parts: Iterable[str]) -> str:
+    """An SVG that scales with its place; `what` is read out to those who do not see it."""
     said = escape(what, {'"': "&quot;"})
     return f'<svg class="drawn" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{said}">{"".join(parts)}</svg>'

@@ -164,7 +164,7 @@ class SearchView:
     def _cell(self, genotype: Genotype, kind: str) -> tuple[str, str]:
         skips, edges = genotype.skips(kind), sum(len(node) for node in genotype.cells[kind])
         said = f"; {skips} of {edges} edges skip" if skips else ""
-        return f"{kind} cell{said}", drawn_cell(genotype.cells[kind], _rounded(genotype, kind), kind)
+        return f"{kind} cell{said}", cell_graph(genotype, kind)
 
     def _notes(self, state: State, epochs: Sequence[Metrics], genotype: Genotype, at: int | None) -> list[str]:
         told, stage, warning = list(state.notes), 1, ""
@@ -189,10 +189,10 @@ def stage_starts(job: Searcher) -> dict[int, float]:
     return starts
 
 
-def _rounded(genotype: Genotype, kind: str) -> tuple[tuple[float, ...], ...]:
-    """Strengths as they are written, so that a cell is drawn anew only where something is to be seen."""
-    strengths = genotype.strengths or {}
-    return tuple(tuple(round(each, 2) for each in node) for node in strengths.get(kind, ()))
+def cell_graph(genotype: Genotype, kind: str) -> str:
+    """The graph of one of its cells, drawn anew only where something else is to be seen: strengths are written with two digits."""
+    strengths = (genotype.strengths or {}).get(kind, ())
+    return drawn_cell(genotype.cells[kind], tuple(tuple(round(each, 2) for each in node) for node in strengths), kind)
 
 
 @lru_cache(maxsize=DRAWN)
