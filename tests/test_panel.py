@@ -116,8 +116,9 @@ def test_cells_below_are_told_to_wait(tmp_path: Path) -> None:
     with pytest.raises(WorkbookError, match=r"search is not begun, after 0 of 3 epochs: press Run above"):
         panel.ended()
     press(panel, "stop", "stopped")
-    with pytest.raises(WorkbookError, match="run its cell again and press Run"):
+    with pytest.raises(WorkbookError, match="run its cell again and press Run") as raised:
         panel.ended()
+    assert raised.value._render_traceback_() == [str(raised.value)]  # type: ignore[attr-defined]
 
 
 def test_an_error_of_the_thread_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +198,8 @@ def test_trainings_follow_each_other_in_one_panel(tmp_path: Path) -> None:
     for words in ("training, adversarial", "held out, natural", "learning rate"):
         assert words in panel.pictures["curves"].value
     assert [len(history.epochs) for history in panel.ended().values()] == [3, 3]
+    stays = panel._bundle()["text/html"]
+    assert all(f">{name}</div>" in stays for name in ("found", "twin")) and stays.count("learning rate</figcaption>") == 2
 
 
 # ----------------------------------------------------------------------------------------------------- in the notebook

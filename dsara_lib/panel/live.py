@@ -16,7 +16,7 @@ from IPython.display import display
 from ..engine import History
 from ..errors import WorkbookError
 from .control import Controller, State, Work
-from .pictures import page, problem, progress
+from .pictures import heading, page, problem, progress
 from .views import View, view_of
 
 FRAMES = 8  # at most, a second
@@ -31,6 +31,13 @@ SAID = {
     "done": "done",
     "failed": "failed; what was committed is kept",
 }
+
+
+class NotEnded(WorkbookError):
+    """Work that a cell needs is still under way. A notebook shows the sentence alone: nothing has failed."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
 
 
 class Panel:
@@ -154,25 +161,28 @@ class Panel:
             self._handle.update(self._bundle(), raw=True)
 
     def _bundle(self) -> dict[str, str]:
-        """What is shown now, as HTML that needs no widgets, and in a line."""
-        state = self.control.state
-        parts = self.view.draw(state, self.control.work[state.name], self.control.seen, None)
-        words = said(state, len(self.control.work))
+        """What is shown now, of every job that has begun, as HTML that needs no widgets, and in a line."""
+        state, num_jobs = self.control.state, len(self.control.work)
+        words = said(state, num_jobs)
         again = (
             "; run this cell again to look at past epochs" if self._handle and state.status == "done" and self.view.replays else ""
         )
-        html = page(progress(state.share, words + again), problem(state.error), *(parts[part] for part in self.view.parts))
-        return {"text/html": html, "text/plain": words}
+        parts = [progress(state.share, words + again), problem(state.error)]
+        for name, work in self.control.work.items():
+            if name == state.name or work.history.steps:
+                drawn = self.view.draw(state, work, self.control.seen, None)
+                parts += [heading(name)] * (num_jobs > 1) + [drawn[part] for part in self.view.parts]
+        return {"text/html": page(*parts), "text/plain": words}
 
     # -- for the cells below -----------------------------------------------------------------------------------------
 
     def ended(self) -> dict[str, History]:
-        """The metrics of every job. Raises WorkbookError with what to do while they are not done."""
+        """The metrics of every job. Raises NotEnded, which says what to do, while they are not done."""
         state = self.control.state
         if state.status != "done":
             what = {"failed": state.error, "stopped": "run its cell again and press Run"}.get(state.status, "press Run above")
             where = f"{state.name} is {SAID[state.status]}, after {state.epoch} of {state.num_epochs} epochs"
-            raise WorkbookError(f"{where}: {what}, and when it is done run the cells from here on")
+            raise NotEnded(f"{where}: {what}, and when it is done run the cells from here on")
         return {name: each.history for name, each in self.control.work.items()}
 
 

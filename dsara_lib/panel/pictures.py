@@ -41,6 +41,7 @@ body[data-jp-theme-light="false"] .dsara .cell svg, .dsara.dark .cell svg { filt
 .dsara table th, .dsara table td { border: 0 solid var(--pale); border-bottom-width: 1px; padding: 2px 14px 2px 0;
   text-align: left; vertical-align: top; max-width: none; }
 .dsara thead th { white-space: nowrap; }
+.dsara .heading { font-size: 14px; font-weight: bold; margin-top: 8px; }
 .dsara .note { margin: 2px 0; }
 .dsara .problem { border-left: 4px solid var(--vermillion); padding-left: 8px; white-space: pre-wrap; }
 .dsara .where { font-variant-numeric: tabular-nums; min-height: 1.4em; }
@@ -58,6 +59,11 @@ def row(figures: Iterable[tuple[str, str]], kind: str = "") -> str:
     """Pictures with their captions beside each other, as many as there is room for."""
     shown = (f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>" for caption, svg in figures)
     return f'<div class="row {kind}">{"".join(shown)}</div>'
+
+
+def heading(words: str) -> str:
+    """What the pictures below it are of."""
+    return f'<div class="heading" role="heading" aria-level="4">{escape(words)}</div>'
 
 
 def notes(words: Iterable[str]) -> str:
