@@ -10,6 +10,10 @@ class WorkbookError(ValueError):
     """Wrong input, told in one sentence. The command line prints it without a traceback."""
 
 
+class InUse(WorkbookError):
+    """Something else is at work there."""
+
+
 def unknown(what: str, name: object, known: Iterable[str]) -> WorkbookError:
     """The error for a name that is in no table, with the nearest name that is."""
     names = list(known)

@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from . import __version__
-from .errors import WorkbookError
+from .errors import InUse, WorkbookError
 
 SCHEMA = 1
 KEEP = 2  # checkpoints kept: the newest and the one to fall back to
@@ -152,7 +152,7 @@ def held(folder: str | Path, *, alone: bool = False) -> Iterator[None]:
             raise
     except Timeout:
         where = "/".join(Path(folder).parts[-2:])
-        raise WorkbookError(f"{where} is at work already, in this notebook or another process; watch or stop it there") from None
+        raise InUse(f"{where} is at work already, in this notebook or another process; watch or stop it there") from None
     try:
         yield
     finally:

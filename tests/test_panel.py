@@ -257,6 +257,19 @@ def test_a_reader_gets_the_panel_unless_told_otherwise(tmp_path: Path, shown: li
     assert isinstance(drive(jobs), Panel) and shown
 
 
+def test_a_cell_run_twice_says_how_the_panel_is_seen_again(
+    tmp_path: Path, shown: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsara_lib.panel.somebody_is_there", lambda: True)
+    search = drive({"search": (Searcher(toy_data(), SEARCH, seed=1), tmp_path)})
+    with pytest.raises(WorkbookError, match="a panel of this notebook shows itself again where its name stands alone in a cell"):
+        drive({"search": (Searcher(toy_data(), SEARCH, seed=1), tmp_path)})
+    assert isinstance(search, Panel)
+    search._ipython_display_()
+    assert shown == [search.box, search.box]
+    search.control.stop()
+
+
 # ------------------------------------------------------------------------------------------------------- parts of pictures
 
 

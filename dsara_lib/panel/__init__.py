@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..engine import History, Job, run_epochs
+from ..errors import InUse
 from ..notebooks import follow
 from .control import Work
 
@@ -51,7 +52,10 @@ def drive(jobs: Mapping[str, tuple[Job, Path]], *, interactive: bool = True) -> 
         return Followed(work)
     from .live import Panel
 
-    panel = Panel(work)
+    try:
+        panel = Panel(work)
+    except InUse as error:
+        raise InUse(f"{error}; a panel of this notebook shows itself again where its name stands alone in a cell") from None
     panel.show()
     return panel
 
