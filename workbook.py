@@ -7,6 +7,7 @@
   lab       JupyterLab on notebooks/
   cost      parameters and multiply-adds of an architecture
   bench     the fast ways beside the plain ones, measured here
+  sweep     the rows of an ablation (Table 4 or 5), for several seeds
   report    paper beside measured
   test      the tests; arguments go to pytest
   lint      format, lint, types
@@ -30,7 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 LOCK = ROOT / "requirements.lock"
 OLDEST = (3, 11)
-LIBRARY = ("demo", "run", "nb", "lab", "cost", "bench", "report")  # handed to dsara_lib's command line
+LIBRARY = ("demo", "run", "nb", "lab", "cost", "bench", "sweep", "report")  # handed to dsara_lib's command line
 OURS = ("test", "lint", "check")
 LINT = (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"])
 # On Linux the packages of torch bring CUDA: 6 GB installed, and as much as 3 GB of downloads on the way.

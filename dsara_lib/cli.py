@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import WorkbookError
+from .errors import WorkbookError, unknown
 
 CHAIN = ("01", "02", "03", "04", "05", "06", "09")
 FULL = ("01", "02")  # notebooks that take all settings of a run; the others read them from its folder
@@ -83,6 +83,19 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--rounds", type=int, default=0, help="rounds of which the median is taken (3, on a GPU 10)")
     bench.add_argument("--quick", action="store_true", help="tiny sizes for a first look, in a file of their own")
     bench.add_argument("--results", default="results", help="folder of all runs (results)")
+
+    sweep = commands.add_parser("sweep", help="the rows of an ablation, searched, trained and attacked: sweep table5 --seeds 0,1,2")
+    sweep.set_defaults(command=run_sweep)
+    sweep.add_argument("grid", help="table4 (placements and filters) or table5 (parts of the method)")
+    sweep.add_argument("--profile", default="demo", help="demo, short, paper or published-code")
+    sweep.add_argument("--data", default="digits", help="digits, cifar10, cifar100, svhn, tiny-imagenet or folder:PATH")
+    sweep.add_argument("--limit", type=int, help="images per class")
+    sweep.add_argument("--name", help="beginning of the run folders' names (<grid>-<profile>-<data>)")
+    sweep.add_argument("--seeds", default="0", help="one or more, as 0,1,2")
+    sweep.add_argument("--rows", default="", metavar="ROW,ROW", help="only these rows")
+    sweep.add_argument("--set", default="", help='settings that differ, as "search.channels=8 training.epochs=3"')
+    sweep.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    sweep.add_argument("--results", default="results", help="folder of all runs (results)")
 
     report = commands.add_parser("report", help="write a run's HTML report anew")
     report.set_defaults(command=write_report)
@@ -185,6 +198,38 @@ def run_bench(given: argparse.Namespace) -> int:
     for path in (todo.path, *bench.draw(todo.path)):
         print(f"written: {path}")
     return 130 if stopped else 0
+
+
+def run_sweep(given: argparse.Namespace) -> None:
+    """Every row at every seed that is not done yet, then the table; it is written anew after each."""
+    from .notebooks import follow
+    from .sweep import Sweep, grids, text
+
+    known = grids()
+    if given.grid not in known:
+        raise unknown("grid", given.grid, known)
+    settings = {"profile": given.profile, "data": given.data, "limit": given.limit, "changes": given.set, "device": given.device}
+    sweep = Sweep(
+        name=given.name or f"{given.grid}-{given.profile}-{_plain(given.data)}",
+        grid=known[given.grid],
+        seeds=_whole_numbers(given.seeds),
+        results=Path(given.results),
+        settings=settings,
+    )
+    tasks = sweep.tasks([row for row in given.rows.split(",") if row])
+    for number, task in enumerate(tasks, 1):
+        print(f"[{number} of {len(tasks)}] {task.run}: {task.row.about}", flush=True)
+        follow(sweep.do(task))
+        sweep.write()
+    print(text(sweep.table(), sweep.grid))
+    print(f"written: {sweep.write()}")
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise WorkbookError(f"seeds are whole numbers, as 0,1,2; got {text!r}") from None
 
 
 def write_report(given: argparse.Namespace) -> None:

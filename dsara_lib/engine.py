@@ -25,7 +25,11 @@ class Job(Protocol):
     """Work that is done epoch by epoch and whose whole state, random numbers included, can be saved."""
 
     epoch: int  # epochs done
-    num_epochs: int
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs in all."""
+        ...
 
     def run_epoch(self) -> Iterator[Metrics]:
         """Do one epoch, yielding the metrics of each step, and nothing ({}) between batches of what it measures at its end.

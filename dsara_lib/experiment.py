@@ -39,6 +39,11 @@ class Experiment:
     seed: int
     device: torch.device
 
+    def use_its_threads(self) -> None:
+        """Let torch use as many threads as the profile says: on small tensors and a busy machine several wait for each other."""
+        if self.preset.threads is not None:
+            torch.set_num_threads(self.preset.threads)
+
     # -- search ------------------------------------------------------------------------------------------------------
 
     @property
@@ -69,22 +74,21 @@ class Experiment:
         plans = {FOUND: (found, self.preset.training)}
         if self.preset.natural_twin:
             plans[f"{FOUND}-natural"] = (found, natural(self.preset.training))
-        for name in self.preset.baselines:
-            size = self.preset.baseline_size
-            options = {} if size is None else {"num_cells": size[0], "channels": size[1]}
-            plans[name] = (
-                zoo.load(name).blueprint(self.data.num_classes, self.data.channels, **options),
-                self.preset.training,
-            )
-        return plans
+        return plans | {name: self.published(name) for name in self.preset.baselines}
+
+    def published(self, name: str) -> tuple[Blueprint, TrainConfig]:
+        """A published architecture at the size of this profile's baselines."""
+        size = self.preset.baseline_size
+        options = {} if size is None else {"num_cells": size[0], "channels": size[1]}
+        return zoo.load(name).blueprint(self.data.num_classes, self.data.channels, **options), self.preset.training
 
     def network_folder(self, name: str) -> Path:
         """Checkpoints and history of a training, and its `best/` and `last/`."""
         return self.run.path("networks", name)
 
     def trainer(self, name: str) -> Trainer:
-        """The training of one of `networks_to_train`."""
-        blueprint, config = self.networks_to_train()[name]
+        """The training of one of `networks_to_train`, or of any published architecture."""
+        blueprint, config = self.published(name) if name in zoo.names() else self.networks_to_train()[name]
         return Trainer(blueprint, self.data, config, seed=self.seed, device=self.device, name=name)
 
     def trained(self) -> dict[str, Path]:
@@ -184,18 +188,20 @@ def open_experiment(
     limit: int | None = None,
     seed: int = 0,
     changes: str = "",
+    variant: str = "",
     device: str = "auto",
     results: str | Path = "results",
     data_root: str | Path = "data",
 ) -> Experiment:
     """Make the run or go on with it. Raises WorkbookError for unknown names and where the folder has other settings."""
-    preset = make_preset(profile, changes)
+    preset = make_preset(profile, changes, variant)
     limit = preset.limit if limit is None else limit
     where = choose_device(device)
     loaded = load(data, root=data_root, limit=limit)
     loaded = replace(loaded, name=short_name(data))
     preset = fit(preset, loaded)
     chosen = {"profile": profile, "changes": changes, "data": portable(data, results), "limit": limit, "seed": seed}
+    chosen |= {"variant": variant} if variant else {}
     opened = RunStore(Path(results)).open(run, {**chosen, "eps": loaded.eps, "preset": preset})
     return Experiment(run=opened, preset=preset, data=loaded, seed=seed, device=where)
 
@@ -212,6 +218,7 @@ def find_experiment(
         limit=settings["limit"],
         seed=settings["seed"],
         changes=settings["changes"],
+        variant=settings.get("variant", ""),
         device=device,
         results=results,
         data_root=data_root,

@@ -53,16 +53,13 @@ def begin(names: dict[str, Any]) -> Experiment:
             limit=given["LIMIT"] or None,
             seed=given["SEED"],
             changes=given["CHANGES"],
+            variant=given.get("VARIANT", ""),
             device=given["DEVICE"],
             **places,
         )
     else:
         experiment = find_experiment(given["RUN"], device=given["DEVICE"], **places)
-    if experiment.preset.threads is not None:
-        import torch
-
-        # Small tensors on a busy machine: several threads wait for each other, one does not.
-        torch.set_num_threads(experiment.preset.threads)
+    experiment.use_its_threads()
     return experiment
 
 

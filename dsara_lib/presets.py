@@ -7,7 +7,7 @@ A preset combines the settings that stand beside what they set. Its radii and le
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from .attacks import PGD, Attack, AutoAttack, at_radius, make_attack
 from .data import PHOTOGRAPH_EPS, DataSet
 from .errors import WorkbookError, unknown
 from .evaluation import ENGINES, PyAutoAttack
-from .search import MGDA, SearchConfig, Selection, SingleObjective, Stage
+from .search import MGDA, SearchConfig, Selection, SingleObjective, Stage, SumOfLosses
 from .training import OneCycle, TrainConfig
 
 PAPER_LEARNING_RATE = 0.1
@@ -60,6 +60,8 @@ class Preset:
     limit: int | None = None  # images per class
     threads: int | None = None  # of torch on the CPU; None leaves them as they are
 
+
+Change = Callable[[Preset], Preset]
 
 PAPER = Preset(name="paper", about="all settings of Section 5.3; for a GPU")
 
@@ -137,17 +139,79 @@ DEMO = Preset(
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DEMO, SHORT, PAPER, PUBLISHED_CODE)}
 
 
-def make_preset(name: str, changes: str = "") -> Preset:
-    """The preset of that name with `changes` such as "search.channels=8 training.epochs=3". Raises WorkbookError."""
+# ------------------------------------------------------------------------------------------------------------ ablations
+
+
+def placed(placement: str, filters: tuple[int, int, int]) -> Change:
+    """With other kinds of cell in the three parts of the stack, and other multiples of C (Section 4.2)."""
+
+    def change(preset: Preset) -> Preset:
+        space = replace(preset.search.space, placement=placement, filters=filters)
+        return replace(preset, search=replace(preset.search, space=space))
+
+    return change
+
+
+def one_stage(preset: Preset) -> Preset:
+    """The first stage for as many epochs as all stages have: adversarial loss alone."""
+    search = preset.search
+    return replace(preset, search=replace(search, stages=(replace(search.stages[0], epochs=search.epochs),)))
+
+
+def summed(preset: Preset) -> Preset:
+    """Both losses added up where MGDA weighs them."""
+    search = preset.search
+    levels = [SumOfLosses() if isinstance(stage.upper_level, MGDA) else stage.upper_level for stage in search.stages]
+    stages = tuple(replace(stage, upper_level=level) for stage, level in zip(search.stages, levels, strict=True))
+    return replace(preset, search=replace(search, stages=stages))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A row of the paper's ablations: what it changes of any preset."""
+
+    about: str
+    changes: tuple[Change, ...] = ()
+
+    def __call__(self, preset: Preset) -> Preset:
+        """The preset, so changed."""
+        for change in self.changes:
+            preset = change(preset)
+        return preset
+
+
+DSARA_SPACE, NASNET_SPACE = ("A-A-R", (1, 2, 2)), ("A-A-A", (1, 2, 4))
+PLACEMENTS = (DSARA_SPACE, ("R-A-A", (1, 2, 2)), ("A-R-A", (1, 2, 2)), ("A-A-R", (1, 2, 3)), ("A-A-R", (1, 2, 4)), NASNET_SPACE)
+VARIANTS: dict[str, Variant] = {
+    **{
+        f"table4-{number}": Variant(about=f"{space[0]}, {'-'.join(map(str, space[1]))}", changes=(placed(*space),))
+        for number, space in enumerate(PLACEMENTS, 1)
+    },
+    # Rows 1 and 2 of Table 5 are the published architectures of RACL and AdvRush.
+    "table5-3": Variant(about="adversarial loss alone, NASNet's space", changes=(placed(*NASNET_SPACE), one_stage)),
+    "table5-4": Variant(about="adversarial loss alone, DSARA's space", changes=(placed(*DSARA_SPACE), one_stage)),
+    "table5-5": Variant(about="two stages with MGDA, NASNet's space", changes=(placed(*NASNET_SPACE),)),
+    "table5-6": Variant(about="two stages with the sum of losses, DSARA's space", changes=(placed(*DSARA_SPACE), summed)),
+    "table5-7": Variant(about="two stages with MGDA, DSARA's space", changes=(placed(*DSARA_SPACE),)),
+}
+
+
+def make_preset(name: str, changes: str = "", variant: str = "") -> Preset:
+    """The preset of that name with `changes` such as "search.channels=8 training.epochs=3", and of that a variant.
+
+    Raises WorkbookError.
+    """
     if name not in PRESETS:
         raise unknown("profile", name, PRESETS)
+    if variant and variant not in VARIANTS:
+        raise unknown("variant", variant, VARIANTS)
     preset: Preset = PRESETS[name]
     for change in changes.split():
         path, equals, value = change.partition("=")
         if not equals:
             raise WorkbookError(f"a setting is changed as name=value, such as training.epochs=3; got {change!r}")
         preset = override(preset, path.split("."), value, path)
-    return preset
+    return VARIANTS[variant](preset) if variant else preset
 
 
 def override(settings: Any, path: list[str], value: str, whole: str) -> Any:
@@ -224,8 +288,10 @@ __all__ = [
     "PRESETS",
     "PUBLISHED_CODE",
     "SHORT",
+    "VARIANTS",
     "EvaluationConfig",
     "Preset",
+    "Variant",
     "attacks_at",
     "fit",
     "make_preset",

@@ -39,6 +39,7 @@ FLOORS = {
     "experiment": 7,
     "notebooks": 8,
     "bench": 8,
+    "sweep": 8,
     "panel": 9,
     "cli": 9,
     "__main__": 10,

@@ -1,0 +1,163 @@
+"""Ablations: what a variant changes, and grids of runs that go on where they stopped and say how their rows compare."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toys import bits
+
+from dsara_lib.cli import main
+from dsara_lib.errors import WorkbookError
+from dsara_lib.experiment import find_experiment
+from dsara_lib.presets import PAPER, PRESETS, VARIANTS, make_preset
+from dsara_lib.runs import Checkpoints
+from dsara_lib.search import MGDA, SingleObjective, SumOfLosses
+from dsara_lib.sweep import Sweep, grids, text
+
+CHANGES = (
+    "search.num_cells=5 search.channels=2 search.space.num_nodes=2 search.stages.0.epochs=1 search.stages.1.epochs=1 "
+    "search.batch_size=10 search.attack.steps=1 search.validation_images=10 training.epochs=1 training.batch_size=10 "
+    "training.attack.steps=1 training.held_out_attack.steps=1 evaluation.attacks=PGD20 evaluation.test_images=20 channels=2"
+)
+
+
+def sweep(results: Path, grid: str = "table5", seeds: tuple[int, ...] = (0, 1)) -> Sweep:
+    settings = {"profile": "demo", "data": "digits", "limit": 4, "changes": CHANGES, "device": "cpu"}
+    return Sweep(name="tiny", grid=grids()[grid], seeds=seeds, results=results, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Rows 6 and 7 of Table 5 at two seeds."""
+    made = sweep(tmp_path_factory.mktemp("results"))
+    for task in made.tasks(["6", "7"]):
+        for _ in made.do(task):
+            pass
+    return made
+
+
+# -------------------------------------------------------------------------------------------------------------- variants
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_first_row_of_table_4_and_the_last_of_table_5_are_the_method_itself(name: str) -> None:
+    for variant in ("table4-1", "table5-7"):
+        assert make_preset(name, variant=variant) == make_preset(name)
+
+
+def test_table_4_varies_placement_and_filters_alone() -> None:
+    seen = set()
+    for number in range(1, 7):
+        preset = make_preset("paper", variant=f"table4-{number}")
+        seen.add((preset.search.space.placement, preset.search.space.filters))
+        assert replace(preset, search=replace(preset.search, space=PAPER.search.space)) == PAPER
+    assert len(seen) == 6
+
+
+def test_table_5_takes_the_method_apart() -> None:
+    stages = {row: make_preset("paper", variant=f"table5-{row}").search.stages for row in range(3, 8)}
+    spaces = {row: make_preset("paper", variant=f"table5-{row}").search.space.placement for row in range(3, 8)}
+    assert spaces == {3: "A-A-A", 4: "A-A-R", 5: "A-A-A", 6: "A-A-R", 7: "A-A-R"}
+    levels = {row: [type(stage.upper_level) for stage in each] for row, each in stages.items()}
+    assert levels[3] == levels[4] == [SingleObjective] and levels[5] == levels[7] == [SingleObjective, MGDA]
+    assert levels[6] == [SingleObjective, SumOfLosses]
+    assert {sum(stage.epochs for stage in each) for each in stages.values()} == {30}
+
+
+def test_changes_come_before_the_variant_and_unknown_ones_are_told() -> None:
+    preset = make_preset("paper", "search.stages.1.epochs=2 search.space.placement=R-A-A", "table5-4")
+    assert preset.search.epochs == 22 and preset.search.space.placement == "A-A-R"
+    with pytest.raises(WorkbookError, match="unknown variant 'table5-8'; did you mean 'table5-"):
+        make_preset("paper", variant="table5-8")
+
+
+def test_grids_hold_the_rows_and_numbers_of_the_paper() -> None:
+    known = grids()
+    assert [len(known[name].rows) for name in ("table4", "table5")] == [6, 7]
+    assert {row.variant for grid in known.values() for row in grid.rows if row.variant} == set(VARIANTS)
+    assert [row.architecture for row in known["table5"].rows[:3]] == ["RACL", "AdvRush", ""]
+    assert known["table5"].row("7").paper == {"natural": 85.92, "PGD20": 55.87}
+    with pytest.raises(WorkbookError, match="unknown row of table5 '9'"):
+        known["table5"].row("9")
+
+
+# ---------------------------------------------------------------------------------------------------------------- sweeps
+
+
+def test_tasks_are_rows_by_seed_with_run_folders_of_their_own(tmp_path: Path) -> None:
+    tasks = sweep(tmp_path).tasks()
+    assert len({task.run for task in tasks}) == 14 and [task.seed for task in tasks] == [0] * 7 + [1] * 7
+    with pytest.raises(WorkbookError, match="each once"):
+        sweep(tmp_path, seeds=(1, 1))
+    with pytest.raises(WorkbookError, match="a sweep's name"):
+        replace(sweep(tmp_path), name="a/b")
+
+
+def test_a_row_that_is_done_is_not_done_again(done: Sweep) -> None:
+    for task in done.tasks(["6", "7"]):
+        assert [event.kind for event in done.do(task)] == ["restored", "done"] * 3
+
+
+def test_a_row_stopped_anywhere_goes_on_to_the_same_bits(done: Sweep, tmp_path: Path) -> None:
+    again, task = sweep(tmp_path), done.tasks(["7"])[0]
+    for stop in (2, 4, 6):
+        list(islice(again.do(task), stop))
+    for _ in again.do(task):
+        pass
+    states: list[Any] = []
+    for results in (done.results, tmp_path):
+        folders = (results / task.run / part for part in ("search", "networks/found", "evaluation/found"))
+        states.append([bits(Checkpoints(folder).load()[0]) for folder in folders])
+    assert states[0] == states[1]
+
+
+def test_the_table_says_means_spreads_and_how_rows_compare(done: Sweep) -> None:
+    lines = {line["row"]: line for line in done.table()}
+    assert [line["seeds"] for line in lines.values()] == [0, 0, 0, 0, 0, 2, 2]
+    for row in ("6", "7"):
+        found = [done.evaluation(task) for task in done.tasks([row])]
+        accuracies = [100 * each.accuracy("PGD20") for each in found if each is not None]
+        assert lines[row]["PGD20"] == pytest.approx(sum(accuracies) / 2, abs=1e-3)
+        assert lines[row]["PGD20 spread"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5, abs=1e-3)
+    assert "against reference" not in lines["7"] and lines["3"]["PGD20"] is None
+    verdicts = {"better", "worse", "no evidence"}
+    assert sum(int(part.split()[0]) for part in lines["6"]["against reference"].split(", ")) == 2
+    assert {part.split(maxsplit=1)[1] for part in lines["6"]["against reference"].split(", ")} <= verdicts
+    said = text(done.table(), done.grid)
+    assert said.count("\n") == 7 and "- (49.34)" in said and "(55.87)" in said and "±" in said
+
+
+def test_the_table_is_written_beside_the_runs(done: Sweep) -> None:
+    written = done.write().read_text()
+    assert written.startswith("row,about,seeds,natural,") and len(written.splitlines()) == 8
+
+
+def test_a_run_of_a_sweep_is_found_with_its_variant(done: Sweep) -> None:
+    experiment = find_experiment(done.tasks(["6"])[0].run, results=done.results, device="cpu")
+    assert isinstance(experiment.preset.search.stages[1].upper_level, SumOfLosses)
+
+
+def test_a_published_architecture_is_trained_without_a_search(tmp_path: Path) -> None:
+    made = sweep(tmp_path, seeds=(0,))
+    (task,) = made.tasks(["2"])
+    for _ in made.do(task):
+        pass
+    assert made.evaluation(task) is not None and not (tmp_path / task.run / "search").exists()
+
+
+def test_the_command_does_it_all_and_refuses_what_it_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--limit", "4", "--set", CHANGES, "--results", str(tmp_path), "--device", "cpu"]
+    assert main(["sweep", "table4", "--rows", "2", "--name", "t", *given]) == 0
+    said = capsys.readouterr().out
+    assert "[1 of 1] t-row2-seed0: R-A-A, 1-2-2" in said and "written:" in said and (tmp_path / "t.csv").is_file()
+    for wrong, words in (
+        (["sweep", "table6"], "unknown grid 'table6'"),
+        (["sweep", "table4", "--seeds", "a"], "seeds are whole numbers"),
+        (["sweep", "table4", "--rows", "8"], "unknown row of table4 '8'"),
+    ):
+        assert main([*wrong, *given]) == 2
+        assert words in capsys.readouterr().err
