@@ -297,11 +297,12 @@ def make_run(root: Path, name: str, *, channels: int = 4, natural: float | None 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Three runs, a folder that is none, one of another version and one that is damaged."""
+    """Three runs, a folder that never was one, one that lost its card, one of another version and one that is damaged."""
     make_run(tmp_path, "begun")
     make_run(tmp_path, "one", channels=6, natural=0.7)
     make_run(tmp_path, "two", channels=8, natural=0.8)
     (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "lost" / "search").mkdir(parents=True)
     for name, text in {"other": '{"schema": 9, "settings": {}}', "torn": '{"schema": 1, "sett'}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(text)
@@ -317,10 +318,10 @@ def shown(root: Path, *chosen: str, order: str = "name", curves: str = "losses o
     return browser(root, known_runs(root), order=order, chosen=chosen, curves=curves).html
 
 
-def test_every_run_has_a_line_and_every_other_folder_its_sentence(root: Path) -> None:
+def test_every_run_has_a_line_and_what_was_one_its_sentence(root: Path) -> None:
     html = shown(root)
     assert names(html) == ["begun", "one", "two"] and html.count("<tr>") == 4 and html.count('scope="col"') == len(HEAD)
-    assert "benchmarks: no run: it has no run.json" in html
+    assert "lost: no run: it has no run.json" in html and "benchmarks" not in html
     assert "other: run 'other' has run-folder schema 9; this version reads 1" in html
     assert "torn: run.json is not valid JSON" in html and str(root) not in html
 

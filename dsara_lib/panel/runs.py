@@ -23,6 +23,7 @@ from .pictures import Chart, Line, chart, drawing, notes, row, table
 if TYPE_CHECKING:
     from .explorer import Explorer
 
+PARTS = ("run.json", "settings.json", "search", "networks", "evaluation")
 ATTACKS = ("natural", "PGD20", "AutoAttack")
 HEAD = ("run", "profile", "data", "eps", "seed", "made", "epochs", *ATTACKS, "report")
 LOOKS = (("blue", ""), ("vermillion", "7 2"), ("green", "2 2"), ("purple", "9 2 2 2"), ("orange", "4 2"), ("grey", "1 2"))
@@ -115,8 +116,9 @@ def explore_runs(experiment: Experiment, *, interactive: bool = True) -> Shown |
 
 
 def known_runs(root: Path) -> list[Known]:
-    """Every folder there, by name."""
-    return [known(folder) for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+    """Every run there, by name, and every folder that once was one or has the parts of one."""
+    folders = (folder for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.name.startswith("."))
+    return [known(folder) for folder in folders if any((folder / part).exists() for part in PARTS)]
 
 
 def known(folder: Path) -> Known:
