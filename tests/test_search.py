@@ -40,10 +40,11 @@ from dsara_lib.search import (
     Stage,
     SumOfLosses,
     make_strategy,
+    upper_level,
 )
 from dsara_lib.search import searcher as module
 from dsara_lib.search.searcher import collapse
-from dsara_lib.search.upper_level import ADVERSARIAL, NATURAL, min_norm_weight
+from dsara_lib.search.upper_level import ADVERSARIAL, NATURAL, min_norm_weight, min_norm_weights
 
 DATA = toy_data()
 BOTH = replace(SEARCH, stages=(Stage(epochs=2, upper_level=MGDA(), architecture_lr=0.02),))
@@ -704,7 +705,7 @@ def test_the_shortest_combination_descends_on_both_losses_by_its_square_at_least
 def test_scaled_gradients_still_give_a_common_descent_direction(jacobian, losses):
     for level in LEVELS:
         _, descent = descends(level, jacobian, torch.tensor(losses))
-        assert (descent >= -1e-9 * jacobian.double().square().sum() * max(1, *level.loss_scales)).all(), level
+        assert (descent >= -1e-9 * jacobian.double().square().sum() * max(1, *level.scales)).all(), level
 
 
 def test_scaling_by_norm_keeps_the_shorter_of_two_agreeing_gradients_from_taking_all():
@@ -739,11 +740,112 @@ def test_the_logged_gamma_is_the_weight_of_the_natural_gradient_before_scaling(m
         assert metrics["gradient_cosine"] == pytest.approx(cosine, abs=1e-6)
 
 
+# ------------------------------------------------------------------------------------------- more than two gradients
+
+some_rows = st.integers(1, 5).flatmap(
+    lambda n: st.integers(1, 6).flatmap(
+        lambda p: st.lists(tame, min_size=n * p, max_size=n * p).map(lambda x: torch.tensor(x, dtype=torch.float64).view(n, p))
+    )
+)
+AWKWARD_ROWS = [
+    torch.zeros(3, 2),
+    torch.ones(4, 3),
+    torch.tensor([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0]]),  # parallel: the shortest
+    torch.tensor([[1.0, 0.0], [-2.0, 0.0], [4.0, 0.0]]),  # opposed: none
+    torch.tensor([[1.0, 2.0], [1.0, 2.0], [3.0, -1.0]]),  # the same twice
+    torch.tensor([[1.0, 0.0], [-0.5, 1.0], [-0.5, -1.0]]),  # 0 lies inside the triangle
+    torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0], [3.0, -1.0, 2.0]]),
+    torch.tensor([[1.0, 0.0], [1.0, 1e-9], [1.0, -1e-9]]),
+    torch.tensor([[HUGE, 0.0], [0.0, HUGE], [TINY, TINY]]),
+    1e-20 * torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]]),
+]
+
+
+def shortest(rows: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Weights, the combination, and the square of the longest row."""
+    weights = min_norm_weights(rows)
+    return weights, weights @ rows.double(), rows.double().square().sum(dim=1).max().item()
+
+
+@given(some_rows)
+def test_the_shortest_combination_of_many_meets_its_optimality_condition(rows):
+    weights, v, scale = shortest(rows)
+    assert torch.isfinite(weights).all() and (weights >= 0).all() and weights.sum().item() == pytest.approx(1, abs=1e-12)
+    assert (rows.double() @ v >= v @ v - 1e-9 * scale).all(), "a step against v goes down less on some loss than by its square"
+
+
+for _rows in AWKWARD_ROWS:
+    test_the_shortest_combination_of_many_meets_its_optimality_condition = example(_rows)(
+        test_the_shortest_combination_of_many_meets_its_optimality_condition
+    )
+
+
+@given(some_rows, st.randoms(use_true_random=False))
+def test_the_shortest_combination_of_many_does_not_depend_on_their_order(rows, random):
+    order = random.sample(range(len(rows)), len(rows))
+    (_, v, scale), (_, shuffled, _) = shortest(rows), shortest(rows[order])
+    assert (v - shuffled).norm() <= 1e-6 * scale**0.5  # |v|^2 is flat around its minimum: half the digits
+    assert abs(v @ v - shuffled @ shuffled) <= 1e-10 * scale
+
+
+def test_by_faces_two_gradients_weigh_as_by_equation_8():
+    """A third one, beyond the shortest combination of both, gets nothing."""
+    rows = torch.randn(200, 2, 5, dtype=torch.float64)
+    for pair in rows:
+        gamma = min_norm_weight(pair[0], pair[1])
+        far = torch.cat([pair, 50 * (gamma * pair[0] + (1 - gamma) * pair[1])[None]])
+        found = min_norm_weights(far)
+        torch.testing.assert_close(found, torch.stack([gamma, 1 - gamma, torch.zeros_like(gamma)]), rtol=0, atol=1e-12)
+
+
+def test_duplicates_share_the_weight_and_a_zero_gradient_takes_it_all():
+    assert min_norm_weights(torch.ones(3, 4)).tolist() == pytest.approx([1 / 3] * 3)
+    assert min_norm_weights(torch.ones(1, 4)).tolist() == [1]
+    assert min_norm_weights(torch.tensor([[1.0, 2.0], [0.0, 0.0], [2.0, 1.0]])).tolist() == [0, 1, 0]
+    assert min_norm_weights(torch.tensor([[4.0, 0.0], [1.0, 0.0], [2.0, 0.0]])).tolist() == [0, 1, 0]
+
+
+def test_many_gradients_agree_with_torchjd_and_with_a_solver_of_quadratic_programs():
+    from scipy.optimize import minimize
+
+    torchjd = pytest.importorskip("torchjd.aggregation")
+    # Its Frank-Wolfe converges like 1 / steps, so it comes close only from above.
+    theirs = torchjd.MGDA(epsilon=1e-9, max_iters=3000)
+    for n, parameters in ((3, 7), (3, 40), (5, 4), (6, 30)):
+        rows = torch.randn(n, parameters, dtype=torch.float64) + 0.3
+        weights, v, _ = shortest(rows)
+        other = theirs(rows)
+        assert v.norm() <= other.norm() + 1e-12 and (v - other).norm() < 0.02 * rows.norm(dim=1).max()
+        gram = (rows @ rows.T).numpy()
+        solved = minimize(
+            lambda w, g=gram: w @ g @ w,
+            np.full(n, 1 / n),
+            jac=lambda w, g=gram: 2 * g @ w,
+            bounds=[(0, 1)] * n,
+            constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones_like(w)},
+            method="SLSQP",
+            options={"ftol": 1e-15, "maxiter": 500},
+        )
+        assert (v @ v).item() <= solved.fun + 1e-12 and weights.numpy() == pytest.approx(solved.x, abs=1e-5)
+
+
+def test_mgda_of_three_descends_on_all_and_tells_each_weight(monkeypatch):
+    monkeypatch.setitem(upper_level.OBJECTIVES, "third", upper_level.OBJECTIVES[NATURAL])
+    jacobian = torch.randn(3, 9) + 0.5
+    for scaling in ("none", "norm", "loss"):
+        level = MGDA(objectives=(NATURAL, ADVERSARIAL, "third"), scaling=scaling)
+        _, descent = descends(level, jacobian, torch.tensor([1.0, 2.0, 0.5]))
+        assert (descent > 0).all(), level
+        told = module._weighed(level, jacobian, level.weigh(jacobian, torch.ones(3)))
+        assert {"weight/natural", "weight/adversarial", "weight/third"} < set(told) and "gamma" not in told
+
+
 def test_one_objective_and_the_sum_of_losses_weigh_by_ones():
     assert SingleObjective().objectives == (ADVERSARIAL,) and SingleObjective(objective=NATURAL).objectives == (NATURAL,)
     assert SingleObjective().weigh(torch.randn(1, 4), torch.ones(1)).tolist() == [1]
     assert SumOfLosses().objectives == MGDA().objectives == (NATURAL, ADVERSARIAL)
     assert SumOfLosses().weigh(torch.randn(2, 4), torch.ones(2)).tolist() == [1, 1]
+    assert SumOfLosses(weights=(1.0, 0.25)).weigh(torch.randn(2, 4), torch.ones(2)).tolist() == [1, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -753,7 +855,12 @@ def test_one_objective_and_the_sum_of_losses_weigh_by_ones():
         (lambda: MGDA(scaling="norms"), "did you mean 'norm'"),
         (lambda: SingleObjective(objective="clean"), "known: natural, adversarial"),
         (lambda: MGDA(loss_scales=(1.0, 0.0)), "loss_scales"),
-        (lambda: MGDA(loss_scales=(1.0,)), "loss_scales"),  # type: ignore[arg-type]
+        (lambda: MGDA(loss_scales=(1.0,)), "loss_scales are 2 numbers above 0, one for each objective"),
+        (lambda: MGDA(objectives=("natural", "adverserial")), "did you mean 'adversarial'"),
+        (lambda: MGDA(objectives=()), "at least one objective"),
+        (lambda: SumOfLosses(objectives=("natural", "natural")), "each once"),
+        (lambda: SumOfLosses(weights=(1.0, -1.0)), "weights are 2 numbers above 0"),
+        (lambda: min_norm_weights(torch.ones(11, 2)), "1 to 10 gradients; got 11"),
     ],
 )
 def test_wrong_upper_levels_are_refused_with_what_is_known(make: Callable[[], Any], said):

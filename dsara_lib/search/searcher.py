@@ -436,8 +436,10 @@ def _weighed(level: UpperLevel, jacobian: Tensor, weights: Tensor) -> Scalars:
     told = {f"gradient_norm/{name}": row.norm() for name, row in zip(level.objectives, jacobian, strict=True)}
     if len(jacobian) == 2:
         told["gradient_cosine"] = F.cosine_similarity(jacobian[0].double(), jacobian[1].double(), dim=0)
-    if isinstance(level, MGDA):
-        told["gamma"] = weights[0] / (level.loss_scales[0] if level.scaling == "none" else 1.0)
+    if len(jacobian) > 2:
+        told |= {f"weight/{name}": weight for name, weight in zip(level.objectives, weights, strict=True)}
+    elif isinstance(level, MGDA):
+        told["gamma"] = weights[0] / (level.scales[0] if level.scaling == "none" else 1.0)
     return told
 
 
