@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from toys import ATTACK, SEARCH, SPACE, Noting, bits, numbers, toy_data
 
-from dsara_lib.architecture import Genotype, SearchSpace
+from dsara_lib.architecture import KINDS, Genotype, SearchSpace
 from dsara_lib.attacks import PGD
 from dsara_lib.attacks.base import uniform_noise
 from dsara_lib.attacks.gradient import image_gradient
@@ -32,6 +33,7 @@ from dsara_lib.errors import WorkbookError
 from dsara_lib.runs import Checkpoints
 from dsara_lib.search import (
     MGDA,
+    OBJECTIVES,
     STRATEGIES,
     SearchConfig,
     Searcher,
@@ -44,10 +46,12 @@ from dsara_lib.search import (
 )
 from dsara_lib.search import searcher as module
 from dsara_lib.search.searcher import collapse
-from dsara_lib.search.upper_level import ADVERSARIAL, NATURAL, min_norm_weight, min_norm_weights
+from dsara_lib.search.upper_level import ADVERSARIAL, COST, NATURAL, min_norm_weight, min_norm_weights
+from tests.reference.plain_supernet import PlainSupernet
 
 DATA = toy_data()
 BOTH = replace(SEARCH, stages=(Stage(epochs=2, upper_level=MGDA(), architecture_lr=0.02),))
+STRIDED = SearchSpace(operations=("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3", "skip_connect"), num_nodes=2)
 NO_ATTACK = PGD(eps=0.0, step_size=0.0, steps=1)  # what it makes are the images themselves, so that formulas are exact
 Batch = tuple[Tensor, Tensor]
 
@@ -279,13 +283,104 @@ def test_every_strategy_searches(name):
     metrics = searcher.step_architecture(*batch(6), batch(0))
     objectives = stage.upper_level.objectives
     assert {f"validation/{each}_loss" for each in objectives} | {f"gradient_norm/{each}" for each in objectives} <= set(metrics)
-    assert ("gradient_cosine" in metrics) == (len(objectives) == 2) and ("gamma" in metrics) == name.startswith("mgda")
+    two = len(objectives) == 2
+    assert ("gradient_cosine" in metrics) == two and ("gamma" in metrics) == (two and name.startswith("mgda"))
     assert all(np.isfinite(value) for value in metrics.values()) and alphas_of(searcher) != before
+
+
+# ------------------------------------------------------------------------------------------------- cost as an objective
+
+
+def set_alphas(searcher: Searcher, operation: int | None) -> None:
+    """All equal, or one operation taken on every edge."""
+    with torch.no_grad():
+        for alphas in searcher.alphas:
+            alphas.zero_()
+            if operation is not None:
+                alphas[:, operation] = 100
+
+
+@pytest.mark.parametrize("size", [8, 11])
+def test_the_cost_is_one_at_equal_alphas_and_the_share_of_its_operations_once_decided(size):
+    images, labels = torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.int64)
+    searcher = search(replace(SEARCH, space=STRIDED, channels=4))
+    shares, counts = [], []
+    for operation in (None, *range(len(STRIDED.operations))):
+        set_alphas(searcher, operation)
+        (share,) = OBJECTIVES[COST].loss(searcher.supernet, "float32", images, labels)
+        shares.append(share.item())
+        # As torch counts it, of a plain supernet with that operation alone.
+        kept = STRIDED.operations if operation is None else STRIDED.operations[operation : operation + 1]
+        plain = PlainSupernet(replace(STRIDED, operations=kept), num_cells=5, channels=4, num_classes=3).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            plain(images[:1])
+        counts.append(counter.get_total_flops())
+    fixed = counts[1 + STRIDED.operations.index("max_pool_3x3")]  # of stem, inputs and classifier: pooling multiplies nothing
+    uniform = (counts[0] - fixed) / len(STRIDED.operations)
+    assert shares[0] == pytest.approx(1)
+    assert shares[1:] == pytest.approx([(count - fixed) / uniform for count in counts[1:]], rel=1e-5, abs=1e-6)
+
+
+def test_a_step_against_the_costs_gradient_makes_the_expected_network_smaller():
+    stage = Stage(epochs=1, upper_level=SingleObjective(objective=COST), architecture_lr=0.1)
+    searcher = search(replace(SEARCH, space=STRIDED, stages=(stage,)))
+    costs = []
+    for _ in range(5):
+        metrics = searcher.step_architecture(*batch(6), batch(0))
+        costs.append(metrics["validation/cost_loss"])
+    assert costs == sorted(costs, reverse=True) and costs[-1] < 0.9 * costs[0]
+    assert "validation/cost_accuracy" not in metrics
+
+
+@pytest.mark.parametrize("second_order", [False, True], ids=["first order", "second order"])
+def test_the_cost_needs_no_pass_through_the_supernet(monkeypatch, second_order):
+    config = replace(BOTH, second_order=second_order)
+    both = replace(config, stages=(replace(BOTH.stages[0], upper_level=SumOfLosses()),))
+    three = replace(config, stages=(replace(BOTH.stages[0], upper_level=SumOfLosses(objectives=(NATURAL, ADVERSARIAL, COST))),))
+    passes = []
+    for each in (both, three):
+        searcher, forward = search(each), Noting()
+        searcher.supernet.register_forward_pre_hook(lambda module, inputs, note=forward: note() or None)
+        searcher.step_architecture(*batch(6), batch(0))
+        passes.append(len(forward.noted))
+    assert passes[0] == passes[1] > 0
+
+
+def test_a_third_objective_changes_nothing_of_what_the_first_two_measure():
+    rows = []
+    for objectives in ((NATURAL, ADVERSARIAL), (NATURAL, ADVERSARIAL, COST)):
+        searcher = search(replace(BOTH, stages=(replace(BOTH.stages[0], upper_level=MGDA(objectives=objectives)),)))
+        rows.append(searcher.step_architecture(*batch(6), batch(0)))
+    two, three = rows
+    shared = [key for key in two if key not in ("gamma", "gradient_cosine")]
+    assert {key: three[key] for key in shared} == {key: two[key] for key in shared}
+    assert three.keys() - two.keys() == {
+        "validation/cost_loss",
+        "gradient_norm/cost",
+        *(f"weight/{each}" for each in (NATURAL, ADVERSARIAL, COST)),
+    }
+    assert two.keys() == {
+        *(f"validation/{kind}_{what}" for kind in (NATURAL, ADVERSARIAL) for what in ("loss", "accuracy")),
+        "gradient_norm/natural",
+        "gradient_norm/adversarial",
+        "gradient_cosine",
+        "gamma",
+    }
+
+
+def test_counting_the_cost_draws_no_random_numbers():
+    from dsara_lib.architecture import edge_costs
+    from dsara_lib.architecture.cost import _operation_cost
+
+    _operation_cost.cache_clear()
+    state = torch.get_rng_state()
+    counts = edge_costs(SearchSpace(), SearchSpace().slots(8, 24))
+    assert torch.equal(state, torch.get_rng_state())
+    assert {kind: tuple(count.shape) for kind, count in counts.items()} == dict.fromkeys(KINDS, (14, 7))
 
 
 # -------------------------------------------------------------------------------------- nothing waits, and GPUs record
 
-STRIDED = SearchSpace(operations=("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3", "skip_connect"), num_nodes=2)
 AFAR = replace(BOTH, space=STRIDED, attack=replace(ATTACK, steps=2))
 
 
@@ -499,10 +594,10 @@ def small_shift(monkeypatch) -> None:
     monkeypatch.setattr(module, "SHIFT", 1e-7)
 
 
-OPERATIONS = [("avg_pool_3x3", "skip_connect"), ("sep_conv_3x3", "max_pool_3x3")]
+CANDIDATES = [("avg_pool_3x3", "skip_connect"), ("sep_conv_3x3", "max_pool_3x3")]
 
 
-@pytest.mark.parametrize("operations", OPERATIONS, ids=" ".join)
+@pytest.mark.parametrize("operations", CANDIDATES, ids=" ".join)
 def test_the_hessian_vector_product_equals_exact_autograd(small_shift, operations):
     searcher = exact(search(replace(SEARCH, space=replace(SPACE, operations=operations))))
     net, weights, alphas = searcher.supernet.train(), searcher.weights, searcher.alphas

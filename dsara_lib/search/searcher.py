@@ -27,9 +27,10 @@ from ..engine import Metrics, to_cpu
 from ..errors import WorkbookError
 from ..runs import describe, generator, seeded, write_atomically
 from ..shapes import Float, Int
-from ..training import Cosine, accuracy, apply_gradients, measuring, set_learning_rate, whole_batches
+from ..training import Cosine, apply_gradients, measuring, set_learning_rate, whole_batches
+from .objectives import ADVERSARIAL, OBJECTIVES
 from .passes import Passes, flat
-from .upper_level import ADVERSARIAL, MGDA, SingleObjective, SumOfLosses, UpperLevel
+from .upper_level import MGDA, SingleObjective, SumOfLosses, UpperLevel
 
 SHIFT = 0.01  # length by which the finite difference of `second_order` moves the weights, as in DARTS
 COLLAPSE_SHARE = 0.5  # more than this share of identities in a cell is called a collapse
@@ -213,7 +214,7 @@ class Searcher:
 
     def _shown(self, objective: str, images: Tensor, labels: Tensor) -> Tensor:
         """The images on which an objective's loss is taken."""
-        if objective == ADVERSARIAL:
+        if OBJECTIVES[objective].attacked:
             return self.passes.craft(images, labels, uniform_noise(images, self.noise_from))
         return images
 
@@ -222,11 +223,11 @@ class Searcher:
         rows, losses, measured = [], [], Scalars()
         for objective in level.objectives:
             # Clones, because the next objective overwrites them.
-            found = self.passes.alphas_gradient(self._shown(objective, images, labels), labels)
-            loss, right, row = (each.clone() for each in found)
+            found = self.passes.objective_gradient(OBJECTIVES[objective])(self._shown(objective, images, labels), labels)
+            loss, *right, row = (each.clone() for each in found)
             rows.append(row)
             losses.append(loss)
-            measured |= {f"validation/{objective}_loss": loss, f"validation/{objective}_accuracy": right}
+            measured |= _told(objective, loss, *right)
         return torch.stack(rows), torch.stack(losses), measured
 
     def _unrolled_jacobian(
@@ -250,17 +251,15 @@ class Searcher:
                 self._set_weights(ahead)
                 shown = self._shown(objective, images, labels)
                 with self.passes.rounding():
-                    logits = self.passes.training_logits(shown)
-                    loss = F.cross_entropy(logits, labels)
-                    gradients = torch.autograd.grad(loss, [*self.alphas, *self.weights])
-                explicit, vector = gradients[: len(self.alphas)], gradients[len(self.alphas) :]
-                implicit = self.hessian_vector(attacked, train_labels, here, vector)
-                rows.append(flat(explicit) - rate * implicit)
+                    loss, *right = OBJECTIVES[objective].loss(self.supernet, self.config.precision, shown, labels)
+                    found = torch.autograd.grad(loss, [*self.alphas, *self.weights], allow_unused=True)
+                row, slopes = flat(found[: len(self.alphas)]), found[len(self.alphas) :]
+                if any(slope is not None for slope in slopes):  # not the cost, which no weight changes
+                    vector = [torch.zeros_like(w) if slope is None else slope for w, slope in zip(here, slopes, strict=True)]
+                    row = row - rate * self.hessian_vector(attacked, train_labels, here, vector)
+                rows.append(row)
                 losses.append(loss.detach())
-                measured |= {
-                    f"validation/{objective}_loss": loss.detach(),
-                    f"validation/{objective}_accuracy": accuracy(logits, labels),
-                }
+                measured |= _told(objective, loss.detach(), *right)
         finally:
             self._set_weights(here)
             with torch.no_grad():
@@ -429,6 +428,11 @@ def read(scalars: Scalars) -> dict[str, float]:
     if not scalars:
         return {}
     return dict(zip(scalars, torch.stack([each.double() for each in scalars.values()]).tolist(), strict=True))
+
+
+def _told(objective: str, loss: Tensor, *right: Tensor) -> Scalars:
+    """What a step tells of an objective: its loss, and its accuracy where it has one."""
+    return {f"validation/{objective}_loss": loss, **{f"validation/{objective}_accuracy": each for each in right}}
 
 
 def _weighed(level: UpperLevel, jacobian: Tensor, weights: Tensor) -> Scalars:

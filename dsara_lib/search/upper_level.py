@@ -1,7 +1,7 @@
-"""What the alphas minimise: objectives, and a rule that weighs their gradients (Sections 4.3 and 4.4).
+"""What the alphas follow: objectives, and a rule that weighs their gradients (Sections 4.3 and 4.4).
 
-An upper level names its `objectives` and weighs the rows of their Jacobian with respect to all alphas, concatenated.
-To add one: a frozen dataclass with `objectives` and `weigh`, and one line in `STRATEGIES`.
+An upper level names its `objectives` (keys of `objectives.OBJECTIVES`) and weighs the rows of their Jacobian with respect to all
+alphas, concatenated. To add one: a frozen dataclass with `objectives` and `weigh`, and one line in `STRATEGIES`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ..errors import WorkbookError, unknown
 from ..shapes import Bool, Float
+from .objectives import ADVERSARIAL, COST, NATURAL, OBJECTIVES
 
-NATURAL, ADVERSARIAL = "natural", "adversarial"
-OBJECTIVES = {NATURAL: "on images as they are", ADVERSARIAL: "on attacked images"}
 SCALINGS = ("none", "norm", "loss")
 MOST_ROWS = 10  # gradients in one combination: the sets of active ones double with each
 
@@ -26,7 +25,7 @@ class UpperLevel(Protocol):
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """Names of losses, in the order of the Jacobian's rows."""
+        """Names in `OBJECTIVES`, in the order of the Jacobian's rows."""
         ...
 
     def weigh(
@@ -198,6 +197,9 @@ STRATEGIES: dict[str, Any] = {
     "mgda": MGDA(),
     "mgda-norm": MGDA(scaling="norm"),
     "mgda-loss": MGDA(scaling="loss"),
+    "mgda-norm-cost": MGDA(
+        objectives=(NATURAL, ADVERSARIAL, COST), scaling="norm"
+    ),  # unscaled, the cost's gradient is the shortest
 }
 
 
