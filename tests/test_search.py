@@ -32,9 +32,12 @@ from dsara_lib.engine import read_history, run_epochs
 from dsara_lib.errors import WorkbookError
 from dsara_lib.runs import Checkpoints
 from dsara_lib.search import (
+    DSRNA,
     MGDA,
+    NADAR,
     OBJECTIVES,
     STRATEGIES,
+    AdvRush,
     SearchConfig,
     Searcher,
     Selection,
@@ -45,13 +48,15 @@ from dsara_lib.search import (
     upper_level,
 )
 from dsara_lib.search import searcher as module
+from dsara_lib.search.objectives import ADVERSARIAL, COST, CURVATURE, JACOBIAN, NATURAL, curvature_of, jacobian_norm_of
 from dsara_lib.search.searcher import collapse
-from dsara_lib.search.upper_level import ADVERSARIAL, COST, NATURAL, min_norm_weight, min_norm_weights
+from dsara_lib.search.upper_level import min_norm_weight, min_norm_weights
 from tests.reference.plain_supernet import PlainSupernet
 
 DATA = toy_data()
 BOTH = replace(SEARCH, stages=(Stage(epochs=2, upper_level=MGDA(), architecture_lr=0.02),))
 STRIDED = SearchSpace(operations=("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3", "skip_connect"), num_nodes=2)
+CANDIDATES = [("avg_pool_3x3", "skip_connect"), ("sep_conv_3x3", "max_pool_3x3")]
 NO_ATTACK = PGD(eps=0.0, step_size=0.0, steps=1)  # what it makes are the images themselves, so that formulas are exact
 Batch = tuple[Tensor, Tensor]
 
@@ -379,6 +384,117 @@ def test_counting_the_cost_draws_no_random_numbers():
     assert {kind: tuple(count.shape) for kind, count in counts.items()} == dict.fromkeys(KINDS, (14, 7))
 
 
+# ------------------------------------------------------------------------------------------------------------- rivals
+
+
+def test_the_curvature_of_a_quadratic_is_exact():
+    matrix = torch.randn(12, 12, dtype=torch.float64)
+    matrix = matrix + matrix.T
+    images = torch.rand(4, 3, 2, 2, dtype=torch.float64)
+    found = curvature_of(lambda shown: 0.5 * ((shown.flatten(1) @ matrix) * shown.flatten(1)).sum(dim=1), images, 0.3)
+    z = (images.flatten(1) @ matrix).sign()
+    z = z / z.norm(dim=1, keepdim=True)
+    assert found.item() == pytest.approx(0.3 * (z @ matrix).norm(dim=1).mean().item(), rel=1e-12)
+    slope = torch.rand(12, dtype=torch.float64)
+    assert curvature_of(lambda shown: shown.flatten(1) @ slope, images, 0.3).item() == pytest.approx(0, abs=1e-12)
+    assert curvature_of(lambda shown: 0 * shown.flatten(1).sum(dim=1), images, 0.3).item() == 0
+
+
+def test_the_jacobian_norm_of_a_linear_model_is_the_norm_of_its_matrix():
+    matrix, images = torch.randn(12, 5, dtype=torch.float64), torch.rand(4, 3, 2, 2, dtype=torch.float64)
+    found = jacobian_norm_of(lambda shown: shown.flatten(1) @ matrix + 1, images)
+    assert found.item() == pytest.approx(matrix.norm().item(), rel=1e-12)
+    squared = jacobian_norm_of(lambda shown: shown.flatten(1).square() @ matrix, images)
+    assert squared.item() == pytest.approx(
+        torch.stack([(2 * image[:, None] * matrix).norm() for image in images.flatten(1)]).mean().item(), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", [CURVATURE, JACOBIAN])
+@pytest.mark.parametrize("operations", CANDIDATES, ids=" ".join)
+def test_the_gradient_of_a_regulariser_is_that_of_finite_differences(name, operations):
+    searcher = exact(search(replace(SEARCH, channels=4, space=replace(SPACE, operations=operations))))
+    for norm in searcher.supernet.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = 0.9  # so that evaluation mode has statistics
+    for _ in range(3):
+        searcher.supernet.train()(batch(12, torch.float64)[0])
+    passes, (images, labels) = searcher.passes, batch(0, torch.float64)
+    statistics = statistics_of(searcher)
+    loss, gradient = passes.objective_gradient(OBJECTIVES[name])(images, labels)
+    assert statistics_of(searcher) == statistics and loss > 0 and all(p.requires_grad for p in searcher.supernet.parameters())
+    along, shift, sides = [torch.randn_like(alpha) for alpha in searcher.alphas], 1e-6, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for alpha, way in zip(searcher.alphas, along, strict=True):
+                alpha.add_((1 if sign > 0 else -2) * shift * way)
+        sides.append(OBJECTIVES[name].loss(searcher.supernet, "ieee", images, labels)[0].item())
+    expected = (sides[0] - sides[1]) / (2 * shift)
+    assert (gradient @ flat(along)).item() == pytest.approx(expected, rel=1e-4, abs=1e-7) and abs(expected) > 0
+
+
+def test_advrush_and_dsrna_add_their_regulariser_to_the_natural_loss():
+    jacobian = torch.randn(2, 5)
+    assert AdvRush().objectives == (NATURAL, CURVATURE) and DSRNA().objectives == (NATURAL, JACOBIAN)
+    assert AdvRush(gamma=0.5, strength=4.0).weigh(jacobian, torch.ones(2)).tolist() == [1, 2]
+    assert DSRNA(gamma=0.5).weigh(jacobian, torch.ones(2)).tolist() == [1, 0.5]
+
+
+def test_the_warm_up_of_advrush_is_a_stage_that_spends_nothing_on_curvature():
+    stages = (
+        Stage(epochs=1, upper_level=make_strategy("natural"), architecture_lr=0.02),
+        Stage(epochs=1, upper_level=make_strategy("advrush"), architecture_lr=0.02),
+    )
+    searcher = search(replace(SEARCH, stages=stages))
+    for measured in (False, True):
+        rows = [row for row in searcher.run_epoch() if row]
+        assert ["validation/curvature_loss" in row for row in rows] == [measured] * searcher.num_batches
+
+
+def test_the_multiplier_grows_while_the_constraint_is_violated_and_falls_to_0_where_it_holds():
+    level, jacobian = NADAR(bound=0.5, rho=0.1), torch.randn(2, 4)
+    memory, seen = level.start(jacobian), []
+    for natural in (1.5, 1.5, 1.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0):
+        losses = torch.tensor([natural, 2.0])
+        weights = level.weigh(jacobian, losses, memory)
+        memory = level.remember(losses, memory)
+        assert weights.tolist() == [memory.item(), 1]
+        seen.append(memory.item())
+    assert seen == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0, 0, 0], abs=1e-12)
+    # The weights are the gradient of the augmented Lagrangian.
+    natural = torch.tensor(1.2, dtype=torch.float64, requires_grad=True)
+    lagrangian = ((0.2 + 0.1 * (natural - 0.5)).clamp_min(0).square() - 0.2**2) / (2 * 0.1)
+    (slope,) = torch.autograd.grad(lagrangian, natural)
+    weights = level.weigh(jacobian, torch.tensor([1.2, 1.0]), torch.tensor([0.2], dtype=torch.float64))
+    assert weights[0].item() == pytest.approx(slope.item())
+
+
+def test_an_augmented_lagrangian_finds_the_constrained_minimum():
+    """Minimise (x - 3)^2 where x^2 <= 1: x = 1, and mu = 2."""
+    level, x = NADAR(bound=1.0, rho=0.5), torch.zeros(1)
+    memory = level.start(x[None])
+    for _ in range(2000):
+        jacobian, losses = torch.stack([2 * x, 2 * (x - 3)]), torch.cat([x**2, (x - 3) ** 2])
+        x = x - 0.02 * (level.weigh(jacobian, losses, memory) @ jacobian.double()).float()
+        memory = level.remember(losses, memory)
+    assert (x.item(), memory.item()) == pytest.approx((1, 2), abs=1e-3)
+
+
+def test_what_an_upper_level_remembers_is_told_kept_by_stage_and_not_taken_from_a_refused_step(monkeypatch):
+    stages = tuple(Stage(epochs=1, upper_level=NADAR(bound=bound), architecture_lr=0.02) for bound in (0.1, 100.0))
+    searcher = search(replace(SEARCH, stages=stages))
+    rows = [row for row in searcher.run_epoch() if row]
+    assert 0 < rows[0]["weight/natural"] < rows[1]["weight/natural"] == searcher.memories[1].item()
+    list(searcher.run_epoch())
+    assert searcher.memories[2].item() == 0 and searcher.memories[1].item() == rows[1]["weight/natural"]
+    searcher.epoch = 0
+    broken = torch.full((2, flat(searcher.alphas).numel()), float("nan"))
+    monkeypatch.setattr(searcher, "_jacobian", lambda *_: (broken, torch.ones(2), {}))
+    with pytest.raises(WorkbookError, match="not finite"):
+        searcher.step_architecture(*batch(6), batch(0))
+    assert searcher.memories[1].item() == rows[1]["weight/natural"]
+
+
 # -------------------------------------------------------------------------------------- nothing waits, and GPUs record
 
 AFAR = replace(BOTH, space=STRIDED, attack=replace(ATTACK, steps=2))
@@ -404,6 +520,17 @@ def test_no_pass_waits_for_the_device_or_brings_anything_there(afar):
     assert [each.stride() for each in found[2:]] == [weight.stride() for weight in searcher.weights]
     assert [each.shape for each in natural] == [(), (), flat(searcher.alphas).shape]
     assert not any(each.requires_grad or each.dtype != torch.float32 for each in (attacked, *found, *natural))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_no_objective_waits_for_the_device_once_it_was_called(afar, name):
+    searcher, (images, labels, _) = afar(AFAR)
+    part = searcher.passes.objective_gradient(OBJECTIVES[name])
+    part(images, labels)  # never recorded
+    with NothingWaits():
+        loss, *right, gradient = part(images, labels)
+    assert loss.shape == () and len(right) <= 1 and gradient.shape == flat(searcher.alphas).shape
+    assert not any(each.requires_grad for each in (loss, *right, gradient))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -592,9 +719,6 @@ def test_an_unknown_precision_is_refused_and_another_one_is_another_search(tmp_p
 def small_shift(monkeypatch) -> None:
     """So small a finite difference that no kink of ReLU or pooling lies within."""
     monkeypatch.setattr(module, "SHIFT", 1e-7)
-
-
-CANDIDATES = [("avg_pool_3x3", "skip_connect"), ("sep_conv_3x3", "max_pool_3x3")]
 
 
 @pytest.mark.parametrize("operations", CANDIDATES, ids=" ".join)
@@ -955,6 +1079,9 @@ def test_one_objective_and_the_sum_of_losses_weigh_by_ones():
         (lambda: MGDA(objectives=()), "at least one objective"),
         (lambda: SumOfLosses(objectives=("natural", "natural")), "each once"),
         (lambda: SumOfLosses(weights=(1.0, -1.0)), "weights are 2 numbers above 0"),
+        (lambda: AdvRush(gamma=0.0), "of AdvRush are 2 numbers above 0"),
+        (lambda: DSRNA(gamma=-1.0), "of DSRNA are 2 numbers above 0"),
+        (lambda: NADAR(rho=0.0), "rho above 0; got 1.0 and 0.0"),
         (lambda: min_norm_weights(torch.ones(11, 2)), "1 to 10 gradients; got 11"),
     ],
 )
@@ -975,6 +1102,13 @@ CONFIGS = {
         second_order=True,
         weights_lr_floor=0.001,
         batch_size=12,
+    ),
+    "rivals": replace(
+        SEARCH,
+        stages=(
+            Stage(epochs=2, upper_level=NADAR(bound=0.5, rho=0.2), architecture_lr=0.02),
+            Stage(epochs=1, upper_level=AdvRush(), architecture_lr=0.02),
+        ),
     ),
 }
 

@@ -34,6 +34,9 @@ UPPER_LEVELS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "SingleObjective": lambda level: f"the {level.get('objective')} loss alone",
     "SumOfLosses": lambda level: f"the sum of {losses_of(level)}",
     "MGDA": lambda level: f"MGDA on {losses_of(level)}",
+    "AdvRush": lambda level: "the natural loss and its curvature (AdvRush)",
+    "DSRNA": lambda level: "the natural loss and the norm of the Jacobian (after DSRNA)",
+    "NADAR": lambda level: f"the adversarial loss while the natural loss is at most {level.get('bound')} (after NADAR)",
 }
 
 # -- headline ----------------------------------------------------------------------------------------------------------

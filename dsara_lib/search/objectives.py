@@ -20,7 +20,8 @@ from ..capture import at_precision
 from ..shapes import Float, Int
 from ..training import accuracy
 
-NATURAL, ADVERSARIAL, COST = "natural", "adversarial", "cost"
+NATURAL, ADVERSARIAL, COST, CURVATURE, JACOBIAN = "natural", "adversarial", "cost", "curvature", "jacobian"
+PROBE = 0.37  # length of the step by which curvature is felt, in the l2 norm of images in [0, 1]
 Loss = Callable[[Supernet, str, Tensor, Tensor], tuple[Tensor, ...]]
 
 
@@ -63,8 +64,53 @@ def _cost_shares(
     return {kind: (count / max(uniform, 1)).to(device, dtype) for kind, count in counts.items()}
 
 
+def curvature(
+    supernet: Supernet, precision: str, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, ""]]:
+    """How much the gradient of an image's loss changes along its sign, in evaluation mode (see `curvature_of`)."""
+    model = at_precision(supernet.eval(), precision)
+    return (curvature_of(lambda shown: F.cross_entropy(model(shown), labels, reduction="none"), images, PROBE),)
+
+
+def curvature_of(
+    loss: Callable[[Tensor], Float[Tensor, " n"]], images: Float[Tensor, "n c h w"], length: float
+) -> Float[Tensor, ""]:
+    """Mean of |grad l(x + length z) - grad l(x)| over images, z the sign of grad l(x) brought to length 1.
+
+    The finite difference of CURE (Moosavi-Dezfooli et al. 2019) as the published code of AdvRush takes it: not squared, and z held
+    fixed. Exact where the loss is quadratic; differentiable in what the loss depends on.
+    """
+    images = images.detach().requires_grad_()
+    here = _slope(loss(images).sum(), images)
+    z = here.detach().sign()
+    z = z / z.flatten(1).norm(dim=1).clamp_min(1)[:, None, None, None]  # a gradient of 0 has no sign
+    there = _slope(loss(images + length * z).sum(), images)
+    return (there - here).flatten(1).norm(dim=1).mean()
+
+
+def jacobian_norm(
+    supernet: Supernet, precision: str, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, ""]]:
+    """How much the logits change with an image, in evaluation mode (see `jacobian_norm_of`)."""
+    return (jacobian_norm_of(at_precision(supernet.eval(), precision), images),)
+
+
+def jacobian_norm_of(model: Callable[[Tensor], Float[Tensor, "n classes"]], images: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+    """Mean of the Frobenius norm of d logits / d x over images: one backward pass for each class, no random projection."""
+    images = images.detach().requires_grad_()
+    rows = [_slope(logit.sum(), images).flatten(1) for logit in model(images).unbind(dim=1)]
+    return torch.cat(rows, dim=1).norm(dim=1).mean()
+
+
+def _slope(loss: Float[Tensor, ""], images: Tensor) -> Tensor:
+    """The gradient with respect to the images, itself differentiable."""
+    return torch.autograd.grad(loss, images, create_graph=True)[0]
+
+
 OBJECTIVES: dict[str, Objective] = {
     NATURAL: Objective(loss=cross_entropy),
     ADVERSARIAL: Objective(loss=cross_entropy, attacked=True),
     COST: Objective(loss=expected_cost),
+    CURVATURE: Objective(loss=curvature),
+    JACOBIAN: Objective(loss=jacobian_norm),
 }

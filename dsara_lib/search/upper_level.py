@@ -1,20 +1,20 @@
 """What the alphas follow: objectives, and a rule that weighs their gradients (Sections 4.3 and 4.4).
 
 An upper level names its `objectives` (keys of `objectives.OBJECTIVES`) and weighs the rows of their Jacobian with respect to all
-alphas, concatenated. To add one: a frozen dataclass with `objectives` and `weigh`, and one line in `STRATEGIES`.
+alphas, concatenated. To add one: a frozen dataclass with `objectives` and `weigh`, and one line in `strategies.STRATEGIES`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ..errors import WorkbookError, unknown
 from ..shapes import Bool, Float
-from .objectives import ADVERSARIAL, COST, NATURAL, OBJECTIVES
+from .objectives import ADVERSARIAL, NATURAL, OBJECTIVES
 
 SCALINGS = ("none", "norm", "loss")
 MOST_ROWS = 10  # gradients in one combination: the sets of active ones double with each
@@ -35,6 +35,33 @@ class UpperLevel(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """An upper level whose weights depend on earlier steps. What it remembers belongs to the search, and is saved with it."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names in `OBJECTIVES`, in the order of the Jacobian's rows."""
+        ...
+
+    def start(self, jacobian: Float[Tensor, "objectives parameters"]) -> Float[Tensor, " memory"]:
+        """What is remembered before the first step, in float64 where the Jacobian lies."""
+        ...
+
+    def weigh(
+        self,
+        jacobian: Float[Tensor, "objectives parameters"],
+        losses: Float[Tensor, " objectives"],
+        memory: Float[Tensor, " memory"] | None = None,
+    ) -> Float[Tensor, " objectives"]:
+        """The weight of each objective; without a memory those of the first step."""
+        ...
+
+    def remember(self, losses: Float[Tensor, " objectives"], memory: Float[Tensor, " memory"]) -> Float[Tensor, " memory"]:
+        """What is remembered after a step."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class SingleObjective:
     """One loss alone: the adversarial one is stage one (Eq. 5), the natural one is DARTS."""
@@ -42,7 +69,7 @@ class SingleObjective:
     objective: str = ADVERSARIAL
 
     def __post_init__(self):
-        _check(self.objectives, (1.0,))
+        check_objectives(self.objectives, (1.0,))
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -53,7 +80,7 @@ class SingleObjective:
         self, jacobian: Float[Tensor, "objectives parameters"], losses: Float[Tensor, " objectives"]
     ) -> Float[Tensor, " objectives"]:
         """All weight on it."""
-        return _filled((1.0,), jacobian)
+        return filled((1.0,), jacobian)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +91,13 @@ class SumOfLosses:
     weights: tuple[float, ...] | None = None  # one for each objective; None: one each
 
     def __post_init__(self):
-        _check(self.objectives, self.weights, "weights")
+        check_objectives(self.objectives, self.weights, "weights")
 
     def weigh(
         self, jacobian: Float[Tensor, "objectives parameters"], losses: Float[Tensor, " objectives"]
     ) -> Float[Tensor, " objectives"]:
         """The weights as they are."""
-        return _filled(self.weights or (1.0,) * len(self.objectives), jacobian)
+        return filled(self.weights or (1.0,) * len(self.objectives), jacobian)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +116,7 @@ class MGDA:
     def __post_init__(self):
         if self.scaling not in SCALINGS:
             raise unknown("gradient scaling", self.scaling, SCALINGS)
-        _check(self.objectives, self.loss_scales, "loss_scales")
+        check_objectives(self.objectives, self.loss_scales, "loss_scales")
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -101,7 +128,7 @@ class MGDA:
     ) -> Float[Tensor, " objectives"]:
         """The shares of the shortest combination, for two [gamma, 1 - gamma], times the scales; in float64, since gamma divides by
         a small difference of large numbers."""
-        scales = _filled(self.scales, jacobian)
+        scales = filled(self.scales, jacobian)
         if self.scaling == "norm":
             lengths = (scales[:, None] * jacobian.double()).norm(dim=1)
             scales = scales / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
@@ -111,7 +138,7 @@ class MGDA:
         return weights if self.scaling == "none" else weights / weights.sum()
 
 
-def _check(objectives: tuple[str, ...], factors: tuple[float, ...] | None, name: str = "") -> None:
+def check_objectives(objectives: tuple[str, ...], factors: tuple[float, ...] | None, name: str = "") -> None:
     """Known objectives, each once, and for each one factor above 0 where there are any."""
     for objective in objectives:
         if objective not in OBJECTIVES:
@@ -122,7 +149,7 @@ def _check(objectives: tuple[str, ...], factors: tuple[float, ...] | None, name:
         raise WorkbookError(f"{name} are {len(objectives)} numbers above 0, one for each objective; got {factors!r}")
 
 
-def _filled(numbers: tuple[float, ...], like: Tensor) -> Float[Tensor, " numbers"]:
+def filled(numbers: tuple[float, ...], like: Tensor) -> Float[Tensor, " numbers"]:
     """Python's numbers, filled in where `like` lies: a tensor made of them would be copied there, and a GPU waited for."""
     return torch.stack([like.new_full((), number, dtype=torch.float64) for number in numbers])
 
@@ -188,23 +215,3 @@ def min_norm_weight(theta: Float[Tensor, " parameters"], theta_bar: Float[Tensor
     length = difference @ difference
     gamma = ((difference @ theta_bar) / torch.where(length > 0, length, torch.ones_like(length))).clamp(0, 1)  # Eq. (8)
     return torch.where(length > 0, gamma, torch.full_like(gamma, 0.5))
-
-
-STRATEGIES: dict[str, Any] = {
-    "adversarial": SingleObjective(),
-    "natural": SingleObjective(objective=NATURAL),
-    "sum": SumOfLosses(),
-    "mgda": MGDA(),
-    "mgda-norm": MGDA(scaling="norm"),
-    "mgda-loss": MGDA(scaling="loss"),
-    "mgda-norm-cost": MGDA(
-        objectives=(NATURAL, ADVERSARIAL, COST), scaling="norm"
-    ),  # unscaled, the cost's gradient is the shortest
-}
-
-
-def make_strategy(name: str) -> UpperLevel:
-    """The upper level of that name. Raises WorkbookError with the nearest known one."""
-    if name not in STRATEGIES:
-        raise unknown("strategy", name, STRATEGIES)
-    return STRATEGIES[name]
