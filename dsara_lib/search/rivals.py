@@ -1,7 +1,8 @@
 """How rival methods lead the alphas, as upper levels on this supernet: each with its formula, its source and what was assumed.
 
 Only the upper level is theirs. Search space, schedule and the weights' adversarial training are this workbook's, so that methods
-are compared by what alphas follow and by nothing else. PAPER.md, "Rivals", has them side by side.
+are compared by what alphas follow and by nothing else. AdvRush was written from its published code, the others from their
+abstracts: of these the formula is our reading. PAPER.md, "Rivals", has them side by side.
 """
 
 from __future__ import annotations
