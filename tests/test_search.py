@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from toys import ATTACK, SEARCH, SPACE, Noting, bits, numbers, toy_data
 
-from dsara_lib.architecture import Genotype, SearchSpace
+from dsara_lib.architecture import KINDS, Genotype, SearchSpace
 from dsara_lib.attacks import PGD
 from dsara_lib.attacks.base import uniform_noise
 from dsara_lib.attacks.gradient import image_gradient
@@ -31,8 +32,12 @@ from dsara_lib.engine import read_history, run_epochs
 from dsara_lib.errors import WorkbookError
 from dsara_lib.runs import Checkpoints
 from dsara_lib.search import (
+    DSRNA,
     MGDA,
+    NADAR,
+    OBJECTIVES,
     STRATEGIES,
+    AdvRush,
     SearchConfig,
     Searcher,
     Selection,
@@ -40,13 +45,18 @@ from dsara_lib.search import (
     Stage,
     SumOfLosses,
     make_strategy,
+    upper_level,
 )
 from dsara_lib.search import searcher as module
+from dsara_lib.search.objectives import ADVERSARIAL, COST, CURVATURE, JACOBIAN, NATURAL, curvature_of, jacobian_norm_of
 from dsara_lib.search.searcher import collapse
-from dsara_lib.search.upper_level import ADVERSARIAL, NATURAL, min_norm_weight
+from dsara_lib.search.upper_level import min_norm_weight, min_norm_weights
+from tests.reference.plain_supernet import PlainSupernet
 
 DATA = toy_data()
 BOTH = replace(SEARCH, stages=(Stage(epochs=2, upper_level=MGDA(), architecture_lr=0.02),))
+STRIDED = SearchSpace(operations=("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3", "skip_connect"), num_nodes=2)
+CANDIDATES = [("avg_pool_3x3", "skip_connect"), ("sep_conv_3x3", "max_pool_3x3")]
 NO_ATTACK = PGD(eps=0.0, step_size=0.0, steps=1)  # what it makes are the images themselves, so that formulas are exact
 Batch = tuple[Tensor, Tensor]
 
@@ -278,13 +288,215 @@ def test_every_strategy_searches(name):
     metrics = searcher.step_architecture(*batch(6), batch(0))
     objectives = stage.upper_level.objectives
     assert {f"validation/{each}_loss" for each in objectives} | {f"gradient_norm/{each}" for each in objectives} <= set(metrics)
-    assert ("gradient_cosine" in metrics) == (len(objectives) == 2) and ("gamma" in metrics) == name.startswith("mgda")
+    two = len(objectives) == 2
+    assert ("gradient_cosine" in metrics) == two and ("gamma" in metrics) == (two and name.startswith("mgda"))
     assert all(np.isfinite(value) for value in metrics.values()) and alphas_of(searcher) != before
+
+
+# ------------------------------------------------------------------------------------------------- cost as an objective
+
+
+def set_alphas(searcher: Searcher, operation: int | None) -> None:
+    """All equal, or one operation taken on every edge."""
+    with torch.no_grad():
+        for alphas in searcher.alphas:
+            alphas.zero_()
+            if operation is not None:
+                alphas[:, operation] = 100
+
+
+@pytest.mark.parametrize("size", [8, 11])
+def test_the_cost_is_one_at_equal_alphas_and_the_share_of_its_operations_once_decided(size):
+    images, labels = torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.int64)
+    searcher = search(replace(SEARCH, space=STRIDED, channels=4))
+    shares, counts = [], []
+    for operation in (None, *range(len(STRIDED.operations))):
+        set_alphas(searcher, operation)
+        (share,) = OBJECTIVES[COST].loss(searcher.supernet, "float32", images, labels)
+        shares.append(share.item())
+        # As torch counts it, of a plain supernet with that operation alone.
+        kept = STRIDED.operations if operation is None else STRIDED.operations[operation : operation + 1]
+        plain = PlainSupernet(replace(STRIDED, operations=kept), num_cells=5, channels=4, num_classes=3).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            plain(images[:1])
+        counts.append(counter.get_total_flops())
+    fixed = counts[1 + STRIDED.operations.index("max_pool_3x3")]  # of stem, inputs and classifier: pooling multiplies nothing
+    uniform = (counts[0] - fixed) / len(STRIDED.operations)
+    assert shares[0] == pytest.approx(1)
+    assert shares[1:] == pytest.approx([(count - fixed) / uniform for count in counts[1:]], rel=1e-5, abs=1e-6)
+
+
+def test_a_step_against_the_costs_gradient_makes_the_expected_network_smaller():
+    stage = Stage(epochs=1, upper_level=SingleObjective(objective=COST), architecture_lr=0.1)
+    searcher = search(replace(SEARCH, space=STRIDED, stages=(stage,)))
+    costs = []
+    for _ in range(5):
+        metrics = searcher.step_architecture(*batch(6), batch(0))
+        costs.append(metrics["validation/cost_loss"])
+    assert costs == sorted(costs, reverse=True) and costs[-1] < 0.9 * costs[0]
+    assert "validation/cost_accuracy" not in metrics
+
+
+@pytest.mark.parametrize("second_order", [False, True], ids=["first order", "second order"])
+def test_the_cost_needs_no_pass_through_the_supernet(monkeypatch, second_order):
+    config = replace(BOTH, second_order=second_order)
+    both = replace(config, stages=(replace(BOTH.stages[0], upper_level=SumOfLosses()),))
+    three = replace(config, stages=(replace(BOTH.stages[0], upper_level=SumOfLosses(objectives=(NATURAL, ADVERSARIAL, COST))),))
+    passes = []
+    for each in (both, three):
+        searcher, forward = search(each), Noting()
+        searcher.supernet.register_forward_pre_hook(lambda module, inputs, note=forward: note() or None)
+        searcher.step_architecture(*batch(6), batch(0))
+        passes.append(len(forward.noted))
+    assert passes[0] == passes[1] > 0
+
+
+def test_a_third_objective_changes_nothing_of_what_the_first_two_measure():
+    rows = []
+    for objectives in ((NATURAL, ADVERSARIAL), (NATURAL, ADVERSARIAL, COST)):
+        searcher = search(replace(BOTH, stages=(replace(BOTH.stages[0], upper_level=MGDA(objectives=objectives)),)))
+        rows.append(searcher.step_architecture(*batch(6), batch(0)))
+    two, three = rows
+    shared = [key for key in two if key not in ("gamma", "gradient_cosine")]
+    assert {key: three[key] for key in shared} == {key: two[key] for key in shared}
+    assert three.keys() - two.keys() == {
+        "validation/cost_loss",
+        "gradient_norm/cost",
+        *(f"weight/{each}" for each in (NATURAL, ADVERSARIAL, COST)),
+    }
+    assert two.keys() == {
+        *(f"validation/{kind}_{what}" for kind in (NATURAL, ADVERSARIAL) for what in ("loss", "accuracy")),
+        "gradient_norm/natural",
+        "gradient_norm/adversarial",
+        "gradient_cosine",
+        "gamma",
+    }
+
+
+def test_counting_the_cost_draws_no_random_numbers():
+    from dsara_lib.architecture import edge_costs
+    from dsara_lib.architecture.cost import _operation_cost
+
+    _operation_cost.cache_clear()
+    state = torch.get_rng_state()
+    counts = edge_costs(SearchSpace(), SearchSpace().slots(8, 24))
+    assert torch.equal(state, torch.get_rng_state())
+    assert {kind: tuple(count.shape) for kind, count in counts.items()} == dict.fromkeys(KINDS, (14, 7))
+
+
+# ------------------------------------------------------------------------------------------------------------- rivals
+
+
+def test_the_curvature_of_a_quadratic_is_exact():
+    matrix = torch.randn(12, 12, dtype=torch.float64)
+    matrix = matrix + matrix.T
+    images = torch.rand(4, 3, 2, 2, dtype=torch.float64)
+    found = curvature_of(lambda shown: 0.5 * ((shown.flatten(1) @ matrix) * shown.flatten(1)).sum(dim=1), images, 0.3)
+    z = (images.flatten(1) @ matrix).sign()
+    z = z / z.norm(dim=1, keepdim=True)
+    assert found.item() == pytest.approx(0.3 * (z @ matrix).norm(dim=1).mean().item(), rel=1e-12)
+    slope = torch.rand(12, dtype=torch.float64)
+    assert curvature_of(lambda shown: shown.flatten(1) @ slope, images, 0.3).item() == pytest.approx(0, abs=1e-12)
+    assert curvature_of(lambda shown: 0 * shown.flatten(1).sum(dim=1), images, 0.3).item() == 0
+
+
+def test_the_jacobian_norm_of_a_linear_model_is_the_norm_of_its_matrix():
+    matrix, images = torch.randn(12, 5, dtype=torch.float64), torch.rand(4, 3, 2, 2, dtype=torch.float64)
+    found = jacobian_norm_of(lambda shown: shown.flatten(1) @ matrix + 1, images)
+    assert found.item() == pytest.approx(matrix.norm().item(), rel=1e-12)
+    squared = jacobian_norm_of(lambda shown: shown.flatten(1).square() @ matrix, images)
+    assert squared.item() == pytest.approx(
+        torch.stack([(2 * image[:, None] * matrix).norm() for image in images.flatten(1)]).mean().item(), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", [CURVATURE, JACOBIAN])
+@pytest.mark.parametrize("operations", CANDIDATES, ids=" ".join)
+def test_the_gradient_of_a_regulariser_is_that_of_finite_differences(name, operations):
+    searcher = exact(search(replace(SEARCH, channels=4, space=replace(SPACE, operations=operations))))
+    for norm in searcher.supernet.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = 0.9  # so that evaluation mode has statistics
+    for _ in range(3):
+        searcher.supernet.train()(batch(12, torch.float64)[0])
+    passes, (images, labels) = searcher.passes, batch(0, torch.float64)
+    statistics = statistics_of(searcher)
+    loss, gradient = passes.objective_gradient(OBJECTIVES[name])(images, labels)
+    assert statistics_of(searcher) == statistics and loss > 0 and all(p.requires_grad for p in searcher.supernet.parameters())
+    along, shift, sides = [torch.randn_like(alpha) for alpha in searcher.alphas], 1e-6, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for alpha, way in zip(searcher.alphas, along, strict=True):
+                alpha.add_((1 if sign > 0 else -2) * shift * way)
+        sides.append(OBJECTIVES[name].loss(searcher.supernet, "ieee", images, labels)[0].item())
+    expected = (sides[0] - sides[1]) / (2 * shift)
+    assert (gradient @ flat(along)).item() == pytest.approx(expected, rel=1e-4, abs=1e-7) and abs(expected) > 0
+
+
+def test_advrush_and_dsrna_add_their_regulariser_to_the_natural_loss():
+    jacobian = torch.randn(2, 5)
+    assert AdvRush().objectives == (NATURAL, CURVATURE) and DSRNA().objectives == (NATURAL, JACOBIAN)
+    assert AdvRush(gamma=0.5, strength=4.0).weigh(jacobian, torch.ones(2)).tolist() == [1, 2]
+    assert DSRNA(gamma=0.5).weigh(jacobian, torch.ones(2)).tolist() == [1, 0.5]
+
+
+def test_the_warm_up_of_advrush_is_a_stage_that_spends_nothing_on_curvature():
+    stages = (
+        Stage(epochs=1, upper_level=make_strategy("natural"), architecture_lr=0.02),
+        Stage(epochs=1, upper_level=make_strategy("advrush"), architecture_lr=0.02),
+    )
+    searcher = search(replace(SEARCH, stages=stages))
+    for measured in (False, True):
+        rows = [row for row in searcher.run_epoch() if row]
+        assert ["validation/curvature_loss" in row for row in rows] == [measured] * searcher.num_batches
+
+
+def test_the_multiplier_grows_while_the_constraint_is_violated_and_falls_to_0_where_it_holds():
+    level, jacobian = NADAR(bound=0.5, rho=0.1), torch.randn(2, 4)
+    memory, seen = level.start(jacobian), []
+    for natural in (1.5, 1.5, 1.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0):
+        losses = torch.tensor([natural, 2.0])
+        weights = level.weigh(jacobian, losses, memory)
+        memory = level.remember(losses, memory)
+        assert weights.tolist() == [memory.item(), 1]
+        seen.append(memory.item())
+    assert seen == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05, 0, 0, 0], abs=1e-12)
+    # The weights are the gradient of the augmented Lagrangian.
+    natural = torch.tensor(1.2, dtype=torch.float64, requires_grad=True)
+    lagrangian = ((0.2 + 0.1 * (natural - 0.5)).clamp_min(0).square() - 0.2**2) / (2 * 0.1)
+    (slope,) = torch.autograd.grad(lagrangian, natural)
+    weights = level.weigh(jacobian, torch.tensor([1.2, 1.0]), torch.tensor([0.2], dtype=torch.float64))
+    assert weights[0].item() == pytest.approx(slope.item())
+
+
+def test_an_augmented_lagrangian_finds_the_constrained_minimum():
+    """Minimise (x - 3)^2 where x^2 <= 1: x = 1, and mu = 2."""
+    level, x = NADAR(bound=1.0, rho=0.5), torch.zeros(1)
+    memory = level.start(x[None])
+    for _ in range(2000):
+        jacobian, losses = torch.stack([2 * x, 2 * (x - 3)]), torch.cat([x**2, (x - 3) ** 2])
+        x = x - 0.02 * (level.weigh(jacobian, losses, memory) @ jacobian.double()).float()
+        memory = level.remember(losses, memory)
+    assert (x.item(), memory.item()) == pytest.approx((1, 2), abs=1e-3)
+
+
+def test_what_an_upper_level_remembers_is_told_kept_by_stage_and_not_taken_from_a_refused_step(monkeypatch):
+    stages = tuple(Stage(epochs=1, upper_level=NADAR(bound=bound), architecture_lr=0.02) for bound in (0.1, 100.0))
+    searcher = search(replace(SEARCH, stages=stages))
+    rows = [row for row in searcher.run_epoch() if row]
+    assert 0 < rows[0]["weight/natural"] < rows[1]["weight/natural"] == searcher.memories[1].item()
+    list(searcher.run_epoch())
+    assert searcher.memories[2].item() == 0 and searcher.memories[1].item() == rows[1]["weight/natural"]
+    searcher.epoch = 0
+    broken = torch.full((2, flat(searcher.alphas).numel()), float("nan"))
+    monkeypatch.setattr(searcher, "_jacobian", lambda *_: (broken, torch.ones(2), {}))
+    with pytest.raises(WorkbookError, match="not finite"):
+        searcher.step_architecture(*batch(6), batch(0))
+    assert searcher.memories[1].item() == rows[1]["weight/natural"]
 
 
 # -------------------------------------------------------------------------------------- nothing waits, and GPUs record
 
-STRIDED = SearchSpace(operations=("sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3", "skip_connect"), num_nodes=2)
 AFAR = replace(BOTH, space=STRIDED, attack=replace(ATTACK, steps=2))
 
 
@@ -308,6 +520,17 @@ def test_no_pass_waits_for_the_device_or_brings_anything_there(afar):
     assert [each.stride() for each in found[2:]] == [weight.stride() for weight in searcher.weights]
     assert [each.shape for each in natural] == [(), (), flat(searcher.alphas).shape]
     assert not any(each.requires_grad or each.dtype != torch.float32 for each in (attacked, *found, *natural))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_no_objective_waits_for_the_device_once_it_was_called(afar, name):
+    searcher, (images, labels, _) = afar(AFAR)
+    part = searcher.passes.objective_gradient(OBJECTIVES[name])
+    part(images, labels)  # never recorded
+    with NothingWaits():
+        loss, *right, gradient = part(images, labels)
+    assert loss.shape == () and len(right) <= 1 and gradient.shape == flat(searcher.alphas).shape
+    assert not any(each.requires_grad for each in (loss, *right, gradient))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -498,10 +721,7 @@ def small_shift(monkeypatch) -> None:
     monkeypatch.setattr(module, "SHIFT", 1e-7)
 
 
-OPERATIONS = [("avg_pool_3x3", "skip_connect"), ("sep_conv_3x3", "max_pool_3x3")]
-
-
-@pytest.mark.parametrize("operations", OPERATIONS, ids=" ".join)
+@pytest.mark.parametrize("operations", CANDIDATES, ids=" ".join)
 def test_the_hessian_vector_product_equals_exact_autograd(small_shift, operations):
     searcher = exact(search(replace(SEARCH, space=replace(SPACE, operations=operations))))
     net, weights, alphas = searcher.supernet.train(), searcher.weights, searcher.alphas
@@ -704,7 +924,7 @@ def test_the_shortest_combination_descends_on_both_losses_by_its_square_at_least
 def test_scaled_gradients_still_give_a_common_descent_direction(jacobian, losses):
     for level in LEVELS:
         _, descent = descends(level, jacobian, torch.tensor(losses))
-        assert (descent >= -1e-9 * jacobian.double().square().sum() * max(1, *level.loss_scales)).all(), level
+        assert (descent >= -1e-9 * jacobian.double().square().sum() * max(1, *level.scales)).all(), level
 
 
 def test_scaling_by_norm_keeps_the_shorter_of_two_agreeing_gradients_from_taking_all():
@@ -739,11 +959,112 @@ def test_the_logged_gamma_is_the_weight_of_the_natural_gradient_before_scaling(m
         assert metrics["gradient_cosine"] == pytest.approx(cosine, abs=1e-6)
 
 
+# ------------------------------------------------------------------------------------------- more than two gradients
+
+some_rows = st.integers(1, 5).flatmap(
+    lambda n: st.integers(1, 6).flatmap(
+        lambda p: st.lists(tame, min_size=n * p, max_size=n * p).map(lambda x: torch.tensor(x, dtype=torch.float64).view(n, p))
+    )
+)
+AWKWARD_ROWS = [
+    torch.zeros(3, 2),
+    torch.ones(4, 3),
+    torch.tensor([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0]]),  # parallel: the shortest
+    torch.tensor([[1.0, 0.0], [-2.0, 0.0], [4.0, 0.0]]),  # opposed: none
+    torch.tensor([[1.0, 2.0], [1.0, 2.0], [3.0, -1.0]]),  # the same twice
+    torch.tensor([[1.0, 0.0], [-0.5, 1.0], [-0.5, -1.0]]),  # 0 lies inside the triangle
+    torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0], [3.0, -1.0, 2.0]]),
+    torch.tensor([[1.0, 0.0], [1.0, 1e-9], [1.0, -1e-9]]),
+    torch.tensor([[HUGE, 0.0], [0.0, HUGE], [TINY, TINY]]),
+    1e-20 * torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]]),
+]
+
+
+def shortest(rows: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Weights, the combination, and the square of the longest row."""
+    weights = min_norm_weights(rows)
+    return weights, weights @ rows.double(), rows.double().square().sum(dim=1).max().item()
+
+
+@given(some_rows)
+def test_the_shortest_combination_of_many_meets_its_optimality_condition(rows):
+    weights, v, scale = shortest(rows)
+    assert torch.isfinite(weights).all() and (weights >= 0).all() and weights.sum().item() == pytest.approx(1, abs=1e-12)
+    assert (rows.double() @ v >= v @ v - 1e-9 * scale).all(), "a step against v goes down less on some loss than by its square"
+
+
+for _rows in AWKWARD_ROWS:
+    test_the_shortest_combination_of_many_meets_its_optimality_condition = example(_rows)(
+        test_the_shortest_combination_of_many_meets_its_optimality_condition
+    )
+
+
+@given(some_rows, st.randoms(use_true_random=False))
+def test_the_shortest_combination_of_many_does_not_depend_on_their_order(rows, random):
+    order = random.sample(range(len(rows)), len(rows))
+    (_, v, scale), (_, shuffled, _) = shortest(rows), shortest(rows[order])
+    assert (v - shuffled).norm() <= 1e-6 * scale**0.5  # |v|^2 is flat around its minimum: half the digits
+    assert abs(v @ v - shuffled @ shuffled) <= 1e-10 * scale
+
+
+def test_by_faces_two_gradients_weigh_as_by_equation_8():
+    """A third one, beyond the shortest combination of both, gets nothing."""
+    rows = torch.randn(200, 2, 5, dtype=torch.float64)
+    for pair in rows:
+        gamma = min_norm_weight(pair[0], pair[1])
+        far = torch.cat([pair, 50 * (gamma * pair[0] + (1 - gamma) * pair[1])[None]])
+        found = min_norm_weights(far)
+        torch.testing.assert_close(found, torch.stack([gamma, 1 - gamma, torch.zeros_like(gamma)]), rtol=0, atol=1e-12)
+
+
+def test_duplicates_share_the_weight_and_a_zero_gradient_takes_it_all():
+    assert min_norm_weights(torch.ones(3, 4)).tolist() == pytest.approx([1 / 3] * 3)
+    assert min_norm_weights(torch.ones(1, 4)).tolist() == [1]
+    assert min_norm_weights(torch.tensor([[1.0, 2.0], [0.0, 0.0], [2.0, 1.0]])).tolist() == [0, 1, 0]
+    assert min_norm_weights(torch.tensor([[4.0, 0.0], [1.0, 0.0], [2.0, 0.0]])).tolist() == [0, 1, 0]
+
+
+def test_many_gradients_agree_with_torchjd_and_with_a_solver_of_quadratic_programs():
+    from scipy.optimize import minimize
+
+    torchjd = pytest.importorskip("torchjd.aggregation")
+    # Its Frank-Wolfe converges like 1 / steps, so it comes close only from above.
+    theirs = torchjd.MGDA(epsilon=1e-9, max_iters=3000)
+    for n, parameters in ((3, 7), (3, 40), (5, 4), (6, 30)):
+        rows = torch.randn(n, parameters, dtype=torch.float64) + 0.3
+        weights, v, _ = shortest(rows)
+        other = theirs(rows)
+        assert v.norm() <= other.norm() + 1e-12 and (v - other).norm() < 0.02 * rows.norm(dim=1).max()
+        gram = (rows @ rows.T).numpy()
+        solved = minimize(
+            lambda w, g=gram: w @ g @ w,
+            np.full(n, 1 / n),
+            jac=lambda w, g=gram: 2 * g @ w,
+            bounds=[(0, 1)] * n,
+            constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones_like(w)},
+            method="SLSQP",
+            options={"ftol": 1e-15, "maxiter": 500},
+        )
+        assert (v @ v).item() <= solved.fun + 1e-12 and weights.numpy() == pytest.approx(solved.x, abs=1e-5)
+
+
+def test_mgda_of_three_descends_on_all_and_tells_each_weight(monkeypatch):
+    monkeypatch.setitem(upper_level.OBJECTIVES, "third", upper_level.OBJECTIVES[NATURAL])
+    jacobian = torch.randn(3, 9) + 0.5
+    for scaling in ("none", "norm", "loss"):
+        level = MGDA(objectives=(NATURAL, ADVERSARIAL, "third"), scaling=scaling)
+        _, descent = descends(level, jacobian, torch.tensor([1.0, 2.0, 0.5]))
+        assert (descent > 0).all(), level
+        told = module._weighed(level, jacobian, level.weigh(jacobian, torch.ones(3)))
+        assert {"weight/natural", "weight/adversarial", "weight/third"} < set(told) and "gamma" not in told
+
+
 def test_one_objective_and_the_sum_of_losses_weigh_by_ones():
     assert SingleObjective().objectives == (ADVERSARIAL,) and SingleObjective(objective=NATURAL).objectives == (NATURAL,)
     assert SingleObjective().weigh(torch.randn(1, 4), torch.ones(1)).tolist() == [1]
     assert SumOfLosses().objectives == MGDA().objectives == (NATURAL, ADVERSARIAL)
     assert SumOfLosses().weigh(torch.randn(2, 4), torch.ones(2)).tolist() == [1, 1]
+    assert SumOfLosses(weights=(1.0, 0.25)).weigh(torch.randn(2, 4), torch.ones(2)).tolist() == [1, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -753,7 +1074,15 @@ def test_one_objective_and_the_sum_of_losses_weigh_by_ones():
         (lambda: MGDA(scaling="norms"), "did you mean 'norm'"),
         (lambda: SingleObjective(objective="clean"), "known: natural, adversarial"),
         (lambda: MGDA(loss_scales=(1.0, 0.0)), "loss_scales"),
-        (lambda: MGDA(loss_scales=(1.0,)), "loss_scales"),  # type: ignore[arg-type]
+        (lambda: MGDA(loss_scales=(1.0,)), "loss_scales are 2 numbers above 0, one for each objective"),
+        (lambda: MGDA(objectives=("natural", "adverserial")), "did you mean 'adversarial'"),
+        (lambda: MGDA(objectives=()), "at least one objective"),
+        (lambda: SumOfLosses(objectives=("natural", "natural")), "each once"),
+        (lambda: SumOfLosses(weights=(1.0, -1.0)), "weights are 2 numbers above 0"),
+        (lambda: AdvRush(gamma=0.0), "of AdvRush are 2 numbers above 0"),
+        (lambda: DSRNA(gamma=-1.0), "of DSRNA are 2 numbers above 0"),
+        (lambda: NADAR(rho=0.0), "rho above 0; got 1.0 and 0.0"),
+        (lambda: min_norm_weights(torch.ones(11, 2)), "1 to 10 gradients; got 11"),
     ],
 )
 def test_wrong_upper_levels_are_refused_with_what_is_known(make: Callable[[], Any], said):
@@ -773,6 +1102,13 @@ CONFIGS = {
         second_order=True,
         weights_lr_floor=0.001,
         batch_size=12,
+    ),
+    "rivals": replace(
+        SEARCH,
+        stages=(
+            Stage(epochs=2, upper_level=NADAR(bound=0.5, rho=0.2), architecture_lr=0.02),
+            Stage(epochs=1, upper_level=AdvRush(), architecture_lr=0.02),
+        ),
     ),
 }
 

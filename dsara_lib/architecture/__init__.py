@@ -1,6 +1,6 @@
 """The search space, its cells, the two networks made of them, and what they cost (Section 4.2)."""
 
-from .cost import Cost, cost
+from .cost import Cost, cost, edge_costs
 from .genotype import Edge, Genotype, discretise
 from .networks import Blueprint, Network, Supernet
 from .operations import OPERATIONS, make_operation
@@ -21,6 +21,7 @@ __all__ = [
     "Supernet",
     "cost",
     "discretise",
+    "edge_costs",
     "make_operation",
     "prepare",
 ]

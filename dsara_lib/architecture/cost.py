@@ -7,10 +7,17 @@ plain one, and one per input element of ReLU and of max or average pooling; adap
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
+
+from ..shapes import Float
+from .cells import edge_stride
+from .operations import make_operation
+from .space import SearchSpace, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +56,22 @@ def cost(network: nn.Module, image_size: int = 32, in_channels: int = 3) -> Cost
         handle.remove()
     parameters = sum(p.numel() for name, p in network.named_parameters() if not name.startswith("auxiliary."))
     return Cost(parameters=parameters, multiply_adds=multiply_adds, table1_flops=multiply_adds + extra)
+
+
+def edge_costs(space: SearchSpace, slots: Sequence[Slot], image_size: int = 32) -> dict[str, Float[Tensor, "edges operations"]]:
+    """By kind of cell, the multiply-adds that an operation on an edge costs in all cells of that kind together, in float64."""
+    found = {kind: torch.zeros(len(space.edges), len(space.operations), dtype=torch.float64) for kind in space.kinds}
+    for slot in slots:
+        for edge, (source, _) in enumerate(space.edges):
+            stride = edge_stride(slot, source)
+            size = -(-image_size * stride // slot.resolution_divisor)  # rounded up, as strides do
+            for number, name in enumerate(space.operations):
+                found[slot.kind][edge, number] += _operation_cost(name, slot.channels, stride, size)
+    return found
+
+
+@cache
+def _operation_cost(name: str, channels: int, stride: int, size: int) -> int:
+    with torch.device("meta"):  # where no weights are drawn
+        operation = make_operation(name, channels, stride)
+    return cost(operation, size, channels).multiply_adds

@@ -62,7 +62,7 @@ class Supernet(nn.Module):
     ):
         super().__init__()
         slots = space.slots(num_cells, channels)
-        self.space, self.num_classes = space, num_classes
+        self.space, self.slots, self.num_classes = space, slots, num_classes
         self.stem = _stem(in_channels, channels)
         self.cells = nn.ModuleList(MixedCell(space, slot) for slot in slots)
         self.classifier = nn.Linear(space.num_nodes * slots[-1].channels, num_classes)

@@ -32,8 +32,11 @@ CLOSE_UPS = {
 NOT_EVALUATED = "not evaluated here"
 UPPER_LEVELS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "SingleObjective": lambda level: f"the {level.get('objective')} loss alone",
-    "SumOfLosses": lambda level: "the sum of natural and adversarial loss",
-    "MGDA": lambda level: "MGDA on natural and adversarial loss",
+    "SumOfLosses": lambda level: f"the sum of {losses_of(level)}",
+    "MGDA": lambda level: f"MGDA on {losses_of(level)}",
+    "AdvRush": lambda level: "the natural loss and its curvature (AdvRush)",
+    "DSRNA": lambda level: "the natural loss and the norm of the Jacobian (after DSRNA)",
+    "NADAR": lambda level: f"the adversarial loss while the natural loss is at most {level.get('bound')} (after NADAR)",
 }
 
 # -- headline ----------------------------------------------------------------------------------------------------------
@@ -55,6 +58,12 @@ def headline(record: Record) -> Markup:
         tiles(record),
         *(paragraph(f"Could not be read: {each}", class_="warning") for each in record.troubles),
     )
+
+
+def losses_of(level: Mapping[str, Any]) -> str:
+    """The objectives of an upper level in words; settings of older runs do not name the usual two."""
+    *most, last = level.get("objectives") or (NATURAL, "adversarial")
+    return f"{', '.join(most)} and {last} loss" if most else f"{last} loss"
 
 
 def searched(record: Record) -> Iterator[str]:

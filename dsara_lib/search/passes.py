@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from ..attacks import PGD
 from ..capture import Captured, Graphs, NoGraphs, at_precision, autocast, graphs_on, precision_of, rounding
 from ..shapes import Float, Int
 from ..training import accuracy, laid_out_like
+from .objectives import Loss, Objective, cross_entropy
 
 
 class Passes:
@@ -47,6 +49,8 @@ class Passes:
         self.craft = Captured(self._craft, self.device, graphs)
         self.weights_gradients = Captured(self._weights_gradients, self.device, graphs)
         self.alphas_gradient = Captured(self._alphas_gradient, self.device, graphs)
+        self._by_loss: dict[Loss, Captured] = {cross_entropy: self.alphas_gradient}
+        self._graphs = graphs
 
     def _craft(
         self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], noise: Float[Tensor, "n c h w"]
@@ -78,13 +82,19 @@ class Passes:
             return loss.detach(), accuracy(logits, labels), *map(laid_out_like, self.weights, gradients)
 
     def _alphas_gradient(
-        self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, " parameters"]]:
-        """Loss, accuracy, and the gradient of all alphas on natural or attacked images. Batch-norm statistics move once."""
+        self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], loss: Loss = cross_entropy
+    ) -> tuple[Tensor, ...]:
+        """Loss, accuracy where the loss has one, and the gradient of all alphas [parameters] on natural or attacked images."""
         with self.rounding(), without_gradients(self.weights):
-            logits = self.training_logits(images)
-            loss = F.cross_entropy(logits, labels)
-            return loss.detach(), accuracy(logits, labels), flat(torch.autograd.grad(loss, self.alphas))
+            found, *accuracies = loss(self.supernet, self.precision, images, labels)
+            return found.detach(), *accuracies, flat(torch.autograd.grad(found, self.alphas))
+
+    def objective_gradient(self, objective: Objective) -> Captured:
+        """`alphas_gradient` of that objective's loss. Objectives with the same loss share it, and so its recording."""
+        if objective.loss not in self._by_loss:
+            function = partial(self._alphas_gradient, loss=objective.loss)
+            self._by_loss[objective.loss] = Captured(function, self.device, self._graphs)
+        return self._by_loss[objective.loss]
 
     def training_logits(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Logits in training mode."""
@@ -114,12 +124,15 @@ class Passes:
     @property
     def num_graphs(self) -> int:
         """Recordings so far, of all passes."""
-        return sum(part.num_graphs for part in (self.craft, self.weights_gradients, self.alphas_gradient))
+        return sum(part.num_graphs for part in self._parts())
 
     def release(self) -> None:
         """Give back the memory of all recordings; the next passes begin anew."""
-        for part in (self.craft, self.weights_gradients, self.alphas_gradient):
+        for part in self._parts():
             part.release()
+
+    def _parts(self) -> tuple[Captured, ...]:
+        return self.craft, self.weights_gradients, *self._by_loss.values()
 
 
 @contextmanager

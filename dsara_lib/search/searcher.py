@@ -27,9 +27,10 @@ from ..engine import Metrics, to_cpu
 from ..errors import WorkbookError
 from ..runs import describe, generator, seeded, write_atomically
 from ..shapes import Float, Int
-from ..training import Cosine, accuracy, apply_gradients, measuring, set_learning_rate, whole_batches
+from ..training import Cosine, apply_gradients, measuring, set_learning_rate, whole_batches
+from .objectives import ADVERSARIAL, OBJECTIVES
 from .passes import Passes, flat
-from .upper_level import ADVERSARIAL, MGDA, SingleObjective, SumOfLosses, UpperLevel
+from .upper_level import MGDA, Remembering, SingleObjective, SumOfLosses, UpperLevel
 
 SHIFT = 0.01  # length by which the finite difference of `second_order` moves the weights, as in DARTS
 COLLAPSE_SHARE = 0.5  # more than this share of identities in a cell is called a collapse
@@ -161,6 +162,7 @@ class Searcher:
         )
         self.epoch, self.num_epochs = 0, config.epochs
         self.schedule = Cosine(floor=config.weights_lr_floor / config.weights_lr)
+        self.memories: dict[int, Tensor] = {}  # of upper levels that remember, by the number of their stage
         self.alphas_by_epoch: list[dict[str, Tensor]] = [to_cpu(dict(self.supernet.alphas.items()))]
         self.genotypes: list[Genotype] = []
         self.scores: list[float] = []
@@ -194,12 +196,18 @@ class Searcher:
 
         `unread` is what was measured before and is read with the rest.
         """
-        level = self.config.stage_at(self.epoch)[1].upper_level
+        number, stage = self.config.stage_at(self.epoch)
+        level = stage.upper_level
         if self.config.second_order:
             jacobian, losses, measured = self._unrolled_jacobian(level, images, labels, *weights_batch)
         else:
             jacobian, losses, measured = self._jacobian(level, images, labels)
-        weights = level.weigh(jacobian, losses).to(jacobian.device)
+        if isinstance(level, Remembering):
+            memory = self.memories.get(number, level.start(jacobian))
+            weights, memory = level.weigh(jacobian, losses, memory), level.remember(losses, memory)
+        else:
+            weights, memory = level.weigh(jacobian, losses), None
+        weights = weights.to(jacobian.device)
         finite = {FINITE: torch.isfinite(jacobian).all()}
         metrics = read((unread or {}) | measured | _weighed(level, jacobian, weights) | finite)
         if not metrics.pop(FINITE):
@@ -209,11 +217,13 @@ class Searcher:
             )
         direction = (weights @ jacobian.double()).to(jacobian.dtype)
         apply_gradients(self.alphas_optimizer, self.alphas, self._split(direction))
+        if memory is not None:
+            self.memories[number] = memory
         return metrics
 
     def _shown(self, objective: str, images: Tensor, labels: Tensor) -> Tensor:
         """The images on which an objective's loss is taken."""
-        if objective == ADVERSARIAL:
+        if OBJECTIVES[objective].attacked:
             return self.passes.craft(images, labels, uniform_noise(images, self.noise_from))
         return images
 
@@ -222,11 +232,11 @@ class Searcher:
         rows, losses, measured = [], [], Scalars()
         for objective in level.objectives:
             # Clones, because the next objective overwrites them.
-            found = self.passes.alphas_gradient(self._shown(objective, images, labels), labels)
-            loss, right, row = (each.clone() for each in found)
+            found = self.passes.objective_gradient(OBJECTIVES[objective])(self._shown(objective, images, labels), labels)
+            loss, *right, row = (each.clone() for each in found)
             rows.append(row)
             losses.append(loss)
-            measured |= {f"validation/{objective}_loss": loss, f"validation/{objective}_accuracy": right}
+            measured |= _told(objective, loss, *right)
         return torch.stack(rows), torch.stack(losses), measured
 
     def _unrolled_jacobian(
@@ -250,17 +260,15 @@ class Searcher:
                 self._set_weights(ahead)
                 shown = self._shown(objective, images, labels)
                 with self.passes.rounding():
-                    logits = self.passes.training_logits(shown)
-                    loss = F.cross_entropy(logits, labels)
-                    gradients = torch.autograd.grad(loss, [*self.alphas, *self.weights])
-                explicit, vector = gradients[: len(self.alphas)], gradients[len(self.alphas) :]
-                implicit = self.hessian_vector(attacked, train_labels, here, vector)
-                rows.append(flat(explicit) - rate * implicit)
+                    loss, *right = OBJECTIVES[objective].loss(self.supernet, self.config.precision, shown, labels)
+                    found = torch.autograd.grad(loss, [*self.alphas, *self.weights], allow_unused=True)
+                row, slopes = flat(found[: len(self.alphas)]), found[len(self.alphas) :]
+                if any(slope is not None for slope in slopes):  # not the cost, which no weight changes
+                    vector = [torch.zeros_like(w) if slope is None else slope for w, slope in zip(here, slopes, strict=True)]
+                    row = row - rate * self.hessian_vector(attacked, train_labels, here, vector)
+                rows.append(row)
                 losses.append(loss.detach())
-                measured |= {
-                    f"validation/{objective}_loss": loss.detach(),
-                    f"validation/{objective}_accuracy": accuracy(logits, labels),
-                }
+                measured |= _told(objective, loss.detach(), *right)
         finally:
             self._set_weights(here)
             with torch.no_grad():
@@ -376,13 +384,14 @@ class Searcher:
         return {"config": describe(self.config), "seed": self.seed, "data": self.data_name, "images": images}
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, alphas, both optimizers, random numbers, and what was found in each epoch."""
+        """Weights, alphas, both optimizers, random numbers, what upper levels remember, and what was found in each epoch."""
         return {
             "epoch": self.epoch,
             "supernet": to_cpu(self.supernet.state_dict()),
             "weights_optimizer": to_cpu(self.weights_optimizer.state_dict()),
             "alphas_optimizer": to_cpu(self.alphas_optimizer.state_dict()),
             "generator": self.noise_from.get_state(),
+            "memories": to_cpu(self.memories),
             "alphas_by_epoch": self.alphas_by_epoch,
             "genotypes": [genotype.to_dict() for genotype in self.genotypes],
             "scores": self.scores,
@@ -396,6 +405,7 @@ class Searcher:
         self.weights_optimizer.load_state_dict(state["weights_optimizer"])
         self.alphas_optimizer.load_state_dict(state["alphas_optimizer"])
         self.noise_from.set_state(state["generator"])
+        self.memories = {number: memory.to(self.device) for number, memory in state.get("memories", {}).items()}
         self.alphas_by_epoch = [dict(alphas) for alphas in state["alphas_by_epoch"]]
         self.genotypes = [Genotype.from_dict(written) for written in state["genotypes"]]
         self.scores, self._measured = list(state["scores"]), dict(state["measured"])
@@ -431,13 +441,20 @@ def read(scalars: Scalars) -> dict[str, float]:
     return dict(zip(scalars, torch.stack([each.double() for each in scalars.values()]).tolist(), strict=True))
 
 
+def _told(objective: str, loss: Tensor, *right: Tensor) -> Scalars:
+    """What a step tells of an objective: its loss, and its accuracy where it has one."""
+    return {f"validation/{objective}_loss": loss, **{f"validation/{objective}_accuracy": each for each in right}}
+
+
 def _weighed(level: UpperLevel, jacobian: Tensor, weights: Tensor) -> Scalars:
     """What a step tells of its gradients: lengths, the angle between them, and their weights."""
     told = {f"gradient_norm/{name}": row.norm() for name, row in zip(level.objectives, jacobian, strict=True)}
     if len(jacobian) == 2:
         told["gradient_cosine"] = F.cosine_similarity(jacobian[0].double(), jacobian[1].double(), dim=0)
-    if isinstance(level, MGDA):
-        told["gamma"] = weights[0] / (level.loss_scales[0] if level.scaling == "none" else 1.0)
+    if len(jacobian) > 2 or isinstance(level, Remembering):
+        told |= {f"weight/{name}": weight for name, weight in zip(level.objectives, weights, strict=True)}
+    elif isinstance(level, MGDA):
+        told["gamma"] = weights[0] / (level.scales[0] if level.scaling == "none" else 1.0)
     return told
 
 
