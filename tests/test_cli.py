@@ -18,7 +18,7 @@ def test_cost_prints_one_line_of_json(name, capsys):
     printed = json.loads(line)
     assert printed["name"] == name
     assert set(printed) - {"note"} == {"name", "parameters", "multiply_adds", "table1_flops"}
-    assert printed["parameters"] > 3e6 and printed["table1_flops"] > printed["multiply_adds"] > 3e7
+    assert printed["parameters"] > 3e6 and min(printed["table1_flops"], printed["multiply_adds"]) > 3e7
     assert printed.get("note", "") == zoo.load(name).note
 
 

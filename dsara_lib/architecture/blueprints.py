@@ -12,6 +12,7 @@ from .designs import DesignBlueprint
 from .networks import Blueprint, Classifier
 
 FEWEST_CHANNELS = 2
+FEW_PARAMETERS = 20_000_000
 
 
 class AnyBlueprint(Protocol):
@@ -44,9 +45,19 @@ def blueprint_from_dict(written: Any, where: str = "the blueprint") -> AnyBluepr
 
 
 def blueprint_cost(blueprint: AnyBlueprint, image_size: int = 32) -> Cost:
-    """What its network costs for one image. No weights are drawn and nothing is computed: only shapes are."""
+    """What its network costs for one image. No weights are drawn."""
+    network = _shapes(blueprint)
+    # On the meta device nothing is computed, but each operation takes long: that pays where the operations are few and large.
+    if sum(parameter.numel() for parameter in network.parameters()) < FEW_PARAMETERS:
+        network = network.to_empty(device="cpu")
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.detach().zero_()
+    return cost(network, image_size, blueprint.in_channels)
+
+
+def _shapes(blueprint: AnyBlueprint) -> Classifier:
     with torch.device("meta"):
-        return cost(blueprint.build(), image_size, blueprint.in_channels)
+        return blueprint.build()
 
 
 def match_channels(
@@ -67,8 +78,8 @@ def match_channels(
         if channels not in costs:
             resized = blueprint.with_options(channels=channels)
             if multiply_adds is None:
-                with torch.device("meta"):
-                    costs[channels] = sum(p.numel() for n, p in resized.build().named_parameters() if "auxiliary." not in n)
+                named = _shapes(resized).named_parameters()
+                costs[channels] = sum(each.numel() for name, each in named if not name.startswith("auxiliary."))
             else:
                 costs[channels] = blueprint_cost(resized, image_size).multiply_adds
         return costs[channels]
