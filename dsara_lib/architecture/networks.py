@@ -230,7 +230,8 @@ class Blueprint:
     @property
     def size(self) -> str:
         """How large it is, in words."""
-        return f"{self.num_cells} cells, {self.channels} channels"
+        filters = "-".join(map(str, self.space.filters))
+        return f"{self.num_cells} cells, {self.channels} channels, {self.space.placement} with {filters}"
 
     def with_options(self, **options: Any) -> Blueprint:
         """The same with other fields. Raises WorkbookError for what is none."""
