@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     cost = commands.add_parser("cost", help="parameters, multiply-adds and FLOPs of an architecture")
     cost.set_defaults(command=show_cost)
-    cost.add_argument("name", help="DSARA, DARTS, P-DARTS, RACL, AdvRush, or a genotype file")
+    cost.add_argument("name", help="a network of the paper's tables, such as DSARA or ResNet-18, or a genotype file")
     cost.add_argument("--json", action="store_true", help="one line of JSON")
     cost.add_argument("--num-cells", type=int, help="cells (as published; 20 for a file)")
     cost.add_argument("--channels", type=int, help="initial channels (as published; 64 for a file)")
@@ -158,27 +158,46 @@ def open_lab(given: argparse.Namespace) -> int:
 
 def show_cost(given: argparse.Namespace) -> None:
     """What an architecture costs, as a line of text or JSON."""
-    from .architecture import Blueprint, Genotype, SearchSpace, cost, zoo
+    from .architecture import AnyBlueprint, Blueprint, Genotype, SearchSpace, blueprint_cost, zoo
 
+    name, note = zoo.full_name(given.name), ""
+    if name in zoo.paper_only():
+        return _show_printed(name, zoo.paper_only()[name], given.json)
     size = {k: v for k, v in (("num_cells", given.num_cells), ("channels", given.channels)) if v is not None}
     if given.name.endswith(".json") or Path(given.name).is_file():
         genotype = Genotype.load(given.name)
         dsara = "robust" in genotype.cells
         space = SearchSpace() if dsara else SearchSpace(placement="A-A-A", filters=(1, 2, 4))
         size = {"num_cells": 20, "channels": 64} | size
-        blueprint = Blueprint(genotype=genotype, space=space, num_classes=given.classes, **size)
+        blueprint: AnyBlueprint = Blueprint(genotype=genotype, space=space, num_classes=given.classes, **size)
     else:
-        blueprint = zoo.load(given.name).blueprint(given.classes, **size)
-    counted = cost(blueprint.build(), given.image_size)
+        entry = zoo.load(name)
+        blueprint, note = entry.blueprint(given.classes, **size), entry.note
+    counted = blueprint_cost(blueprint, given.image_size)
     if given.json:
         fields = {"parameters": counted.parameters, "multiply_adds": counted.multiply_adds}
-        print(json.dumps({"name": blueprint.genotype.name, **fields, "table1_flops": counted.table1_flops}))
+        noted = {"note": note} if note else {}
+        print(json.dumps({"name": blueprint.name, **fields, "table1_flops": counted.table1_flops, **noted}))
         return
     print(
-        f"{blueprint.genotype.name}: {counted.parameters / 1e6:.1f}M parameters, "
+        f"{blueprint.name}: {counted.parameters / 1e6:.1f}M parameters, "
         f"{counted.multiply_adds / 1e6:.2f}M multiply-adds, {counted.table1_flops / 1e6:.2f}M FLOPs in the convention of Table 1 "
-        f"({blueprint.num_cells} cells, {blueprint.channels} channels, {given.image_size}x{given.image_size})"
+        f"({blueprint.size}, {given.image_size}x{given.image_size})"
     )
+    if note:
+        print(note)
+
+
+def _show_printed(name: str, note: str, as_json: bool) -> None:
+    """What Table 1 prints of a network that cannot be built."""
+    from .paper import table1
+
+    (row,) = (each for each in table1() if each["model"] == name)
+    if as_json:
+        counted = dict.fromkeys(("parameters", "multiply_adds", "table1_flops"))
+        print(json.dumps({"name": name, **counted, "printed": {k: row[k] for k in ("params", "flops")}, "note": note}))
+    else:
+        print(f"{name}: {row['params']} parameters and {row['flops']} FLOPs as Table 1 prints them, not counted here\n{note}")
 
 
 def run_bench(given: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .architecture import Blueprint, Genotype, Network, zoo
+from .architecture import AnyBlueprint, Blueprint, Classifier, Genotype, zoo
 from .attacks import make_attack
 from .data import DataSet, Split, load
 from .errors import WorkbookError
@@ -61,7 +61,7 @@ class Experiment:
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def networks_to_train(self) -> dict[str, tuple[Blueprint, TrainConfig]]:
+    def networks_to_train(self) -> dict[str, tuple[AnyBlueprint, TrainConfig]]:
         """By name: the found architecture, its naturally trained twin, and the published architectures beside it."""
         found = Blueprint(
             genotype=self.genotype(),
@@ -71,16 +71,15 @@ class Experiment:
             num_classes=self.data.num_classes,
             in_channels=self.data.channels,
         )
-        plans = {FOUND: (found, self.preset.training)}
+        plans: dict[str, tuple[AnyBlueprint, TrainConfig]] = {FOUND: (found, self.preset.training)}
         if self.preset.natural_twin:
             plans[f"{FOUND}-natural"] = (found, natural(self.preset.training))
         return plans | {name: self.published(name) for name in self.preset.baselines}
 
-    def published(self, name: str) -> tuple[Blueprint, TrainConfig]:
+    def published(self, name: str) -> tuple[AnyBlueprint, TrainConfig]:
         """A published architecture at the size of this profile's baselines."""
-        size = self.preset.baseline_size
-        options = {} if size is None else {"num_cells": size[0], "channels": size[1]}
-        return zoo.load(name).blueprint(self.data.num_classes, self.data.channels, **options), self.preset.training
+        entry, images, size = zoo.load(name), (self.data.num_classes, self.data.channels), self.preset.baseline_size
+        return entry.blueprint(*images) if size is None else entry.resized(*images, *size), self.preset.training
 
     def network_folder(self, name: str) -> Path:
         """Checkpoints and history of a training, and its `best/` and `last/`."""
@@ -104,7 +103,7 @@ class Experiment:
             raise FileNotFoundError(f"run {self.run.name!r} has no trained network yet; notebook 03 (retrain) trains them")
         return folders
 
-    def networks(self) -> dict[str, Network]:
+    def networks(self) -> dict[str, Classifier]:
         """The trained networks, in evaluation mode."""
         return {name: load_network(folder, self.device) for name, folder in self.trained().items()}
 
@@ -116,7 +115,7 @@ class Experiment:
         order = torch.randperm(len(self.data.test), generator=generator("test images"))
         return self.data.test.subset(order[:wanted]).to(self.device)
 
-    def white_box(self, name: str, network: Network) -> Evaluator:
+    def white_box(self, name: str, network: Classifier) -> Evaluator:
         """Natural accuracy and every attack of the profile, crafted on the network itself."""
         rows = white_box(network, attacks_at(self.preset.evaluation, self.data.eps))
         return self._evaluator(rows, {name: network}, self.test())
@@ -126,7 +125,7 @@ class Experiment:
         path = self.run.require("evaluation", f"{name}.npz", made_by="notebook 04 (white-box attacks)")
         return load_evaluation(path, network=name, data=self.data.name, eps=self.data.eps, classes=self.data.classes)
 
-    def against_eps(self, name: str, network: Network) -> Evaluator:
+    def against_eps(self, name: str, network: Classifier) -> Evaluator:
         """The curve's attack at each radius, named by it; '0' is the natural accuracy."""
         config = self.preset.evaluation
         rows = {"0": Row(source=network, attack=None)}
@@ -135,14 +134,14 @@ class Experiment:
             rows[f"{eps:.6g}"] = Row(source=network, attack=make_attack(config.curve_attack, eps), after="0")
         return self._evaluator(rows, {name: network}, self.test(config.curve_images))
 
-    def black_box(self, networks: dict[str, Network], attack: str | None = None) -> Evaluator:
+    def black_box(self, networks: dict[str, Classifier], attack: str | None = None) -> Evaluator:
         """Every network as source and as target, under the first black-box attack of the profile or the one named."""
         name = self.preset.evaluation.black_box_attacks[0] if attack is None else attack
         return self._evaluator(black_box(networks, make_attack(name, self.data.eps)), networks, self.test())
 
     def soundness(
         self,
-        network: Network,
+        network: Classifier,
         evaluation: Evaluation,
         *,
         curve: Sequence[Mapping[str, Any]] = (),
@@ -160,7 +159,7 @@ class Experiment:
         save(path, checks, probes)
         return checks
 
-    def _evaluator(self, rows: dict[str, Row], targets: dict[str, Network], split: Split) -> Evaluator:
+    def _evaluator(self, rows: dict[str, Row], targets: dict[str, Classifier], split: Split) -> Evaluator:
         size = self.preset.evaluation.batch_size
         return Evaluator(rows, targets, split, data=self.data.name, batch_size=size, seed=self.seed)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .architecture import Blueprint, Network, Prepared, prepare
+from .architecture import AnyBlueprint, Classifier, Prepared, blueprint_from_dict, prepare
 from .attacks import PGD
 from .attacks.base import Attack, uniform_noise
 from .capture import Captured, Graphs, NoGraphs, graphs_on
@@ -207,7 +207,7 @@ class Trainer:
 
     def __init__(
         self,
-        blueprint: Blueprint,
+        blueprint: AnyBlueprint,
         data: DataSet,
         config: TrainConfig,
         *,
@@ -223,7 +223,7 @@ class Trainer:
                 f"{data.name} has {data.channels} and {data.num_classes}"
             )
         self.blueprint, self.config, self.seed, self.data_name = blueprint, config, seed, data.name
-        self.name = blueprint.genotype.name if name is None else name
+        self.name = blueprint.name if name is None else name
         self.classes, self.eps = data.classes, data.eps
         self.device = torch.device(device)
         kept, held = hold_out(data.train, config.held_out, generator("hold-out", seed))
@@ -232,7 +232,7 @@ class Trainer:
         self.augmentation = Augmentation(crop_padding=data.crop_padding, flip=data.flip)
         self.noise_from = generator("training", seed)
         with seeded("weights", seed):
-            self.network: Network = blueprint.build().to(self.device)
+            self.network: Classifier = blueprint.build().to(self.device)
         self.weights = list(self.network.parameters())
         self.optimizer = torch.optim.SGD(
             self.weights,
@@ -436,7 +436,7 @@ def add_measurements(folder: str | Path, rows: list[dict[str, Any]]) -> None:
     write_json(path, card)
 
 
-def load_network(folder: str | Path, device: str | torch.device = "cpu") -> Network:
+def load_network(folder: str | Path, device: str | torch.device = "cpu") -> Classifier:
     """The network of a folder that `Trainer` wrote, in evaluation mode. Reads JSON and safetensors: nothing is executed.
 
     Raises FileNotFoundError or WorkbookError that names the file.
@@ -445,7 +445,7 @@ def load_network(folder: str | Path, device: str | torch.device = "cpu") -> Netw
 
     folder = Path(folder)
     card = load_card(folder)
-    network = Blueprint.from_dict(card.get("blueprint"), str(folder / "card.json")).build()
+    network = blueprint_from_dict(card.get("blueprint"), str(folder / "card.json")).build()
     path = folder / "weights.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")

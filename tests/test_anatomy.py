@@ -52,7 +52,7 @@ def test_anatomy_of_a_chain_and_of_a_fan():
     assert Anatomy.of(chain).receptive_field == 9
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.genotypes())
 def test_shares_of_each_cell_sum_to_one(name):
     for anatomy in anatomies(zoo.load(name).genotype).values():
         assert sum(shares(anatomy).values()) == pytest.approx(1)

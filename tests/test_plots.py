@@ -168,7 +168,7 @@ OTHERS: dict[str, Callable[[], plots.Figure]] = {
     "pareto": lambda: plots.pareto(OURS, PAPER),
     "cost_dots": lambda: plots.cost_dots(COSTS),
     "stack": lambda: plots.stack(SPACE.slots(8, 24), 32),
-    "operation_counts": lambda: plots.operation_counts({name: zoo.load(name).genotype for name in zoo.names()}),
+    "operation_counts": lambda: plots.operation_counts(zoo.genotypes()),
     "shortest_combination": lambda: plots.shortest_combination(torch.tensor([1.0, 1, 0]), torch.tensor([1.0, -1, 0]), 0.5),
 }
 OTHERS |= ROBUSTNESS

@@ -109,7 +109,7 @@ def written(forward: Callable[[Any, Tensor], Any], **modules: nn.Module) -> nn.M
     return trained(model)
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.genotypes())
 def test_published_networks_give_the_same_without_batch_norm(name: str) -> None:
     model = trained(zoo.load(name).blueprint(4, num_cells=5, channels=2).build())
     prepared = check(model, pixels())
@@ -391,7 +391,7 @@ def mixed_and_shared() -> nn.Module:
 
 
 REFRESHED: dict[str, Callable[[], nn.Module]] = {
-    **{name: lambda name=name: zoo.load(name).blueprint(4, num_cells=5, channels=2).build() for name in zoo.names()},
+    **{name: lambda name=name: zoo.load(name).blueprint(4, num_cells=5, channels=2).build() for name in zoo.genotypes()},
     "ResNet-18": lambda: torchvision.models.resnet18(weights=None, num_classes=4),
     "constants": with_constants,
     "mixed": mixed_and_shared,

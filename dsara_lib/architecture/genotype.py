@@ -66,6 +66,22 @@ class Genotype:
         """True where both keep the same edges with the same operations, whatever their names."""
         return dict(self.cells) == dict(other.cells)
 
+    def placed(self, space: SearchSpace) -> Genotype:
+        """Itself, ready to stand in any space: of accurate and robust cell the one that it has takes the other's places, too.
+
+        Raises WorkbookError where a cell has another number of nodes than the space, or the reduction cell is missing.
+        """
+        others = [kind for kind in self.cells if kind != REDUCTION]
+        missing = [kind for kind in space.kinds if kind not in self.cells and kind != REDUCTION]
+        if not missing or not others:
+            require_kinds(self, space)
+            return self
+        cells = {**self.cells, **{kind: self.cells[others[0]] for kind in missing}}
+        strengths = self.strengths and {**self.strengths, **{kind: self.strengths[others[0]] for kind in missing}}
+        placed = Genotype(name=self.name, cells=cells, source=self.source, strengths=strengths)
+        require_kinds(placed, space)
+        return placed
+
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` reads: plain lists, text and numbers."""
         written: dict[str, Any] = {"schema": SCHEMA, "name": self.name}

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import WorkbookError
+from ..errors import WorkbookError, unknown
 from ..shapes import Float
 from .cells import Cell, MixedCell
 from .folded import FoldedSupernet, can_fold
@@ -108,6 +108,16 @@ class Supernet(nn.Module):
         return found
 
 
+class Classifier(nn.Module):
+    """What is retrained, attacked and evaluated: images in, logits out. A second pair of logits is for training only."""
+
+    num_classes: int
+
+    def forward_with_auxiliary(self, images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor | None]:
+        """Logits of the classifier and of the auxiliary head (None where there is none)."""
+        return self(images), None
+
+
 class Auxiliary(nn.Module):
     """A second classifier on the features after two thirds of the cells, used in training only (off by default)."""
 
@@ -130,7 +140,7 @@ class Auxiliary(nn.Module):
         return self.layers(features)
 
 
-class Network(nn.Module):
+class Network(Classifier):
     """The network of a genotype: stem, cells, global average pooling, linear classifier."""
 
     def __init__(
@@ -211,6 +221,25 @@ class Blueprint:
                 raise WorkbookError(f"{name} is a whole number of at least 1; got {value!r}")
         require_kinds(self.genotype, self.space)
         self.space.slots(self.num_cells, self.channels)
+
+    @property
+    def name(self) -> str:
+        """The genotype's."""
+        return self.genotype.name
+
+    @property
+    def size(self) -> str:
+        """How large it is, in words."""
+        filters = "-".join(map(str, self.space.filters))
+        return f"{self.num_cells} cells, {self.channels} channels, {self.space.placement} with {filters}"
+
+    def with_options(self, **options: Any) -> Blueprint:
+        """The same with other fields. Raises WorkbookError for what is none."""
+        known = [field.name for field in fields(self)]
+        for name in options:
+            if name not in known:
+                raise unknown(f"option of {self.name}", name, known)
+        return replace(self, **options)
 
     def build(self) -> Network:
         """A new network with freshly drawn weights, laid out channels last."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..architecture import Network, prepare, zoo
+from ..architecture import Classifier, prepare, zoo
 from ..attacks import ATTACKS, PGD, AutoAttack
 from ..attacks.base import uniform_noise
 from ..attacks.draws import Draws
@@ -228,7 +228,7 @@ def retrain_step(setting: Setting) -> Contest:
     )
 
 
-def networks(setting: Setting, num_cells: int, channels: int) -> tuple[Any, Network]:
+def networks(setting: Setting, num_cells: int, channels: int) -> tuple[Any, Classifier]:
     """A plain network and the library's, with the same weights and statistics, in evaluation mode."""
     blueprint, steps = zoo.load("DSARA").blueprint(num_cells=num_cells, channels=channels), reference("plain_network")
     with seeded("bench"):

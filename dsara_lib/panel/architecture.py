@@ -51,7 +51,7 @@ def explore_architectures(experiment: Experiment, *, interactive: bool = True) -
 
 def architectures(experiment: Experiment) -> tuple[dict[str, Genotype], dict[str, dict[str, Any]]]:
     """What this run has found, if it has, and the published genotypes; of each its own placement, filters and size."""
-    preset, entries = experiment.preset, {name: zoo.load(name) for name in zoo.names()}
+    preset, entries = experiment.preset, {name: zoo.load(name) for name in zoo.genotypes()}
     genotypes: dict[str, Genotype] = {}
     sizes: dict[str, dict[str, Any]] = {}
     if (experiment.search_folder / "genotype.json").is_file():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .. import drawing, paper, plots
-from ..architecture import Blueprint, cost
+from ..architecture import blueprint_from_dict, cost
 from ..data import eps_text
 from ..evaluation import NATURAL, mean_and_spread, paired, wilson
 from ..presets import PAPER
@@ -614,7 +614,7 @@ def counted(record: Record, network: str) -> tuple[str, str]:
     card = record.cards.get(network)
     if card is None:
         return "", ""
-    blueprint = Blueprint.from_dict(card["blueprint"], network)
+    blueprint = blueprint_from_dict(card["blueprint"], network)
     with torch.device("meta"):
         built = blueprint.build()
     size = card["data"].get("image_size")
