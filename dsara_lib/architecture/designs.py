@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import WorkbookError, unknown
 from ..shapes import Float
 from .classics import DenseNet, ResNet, WideResNet, require_count
-from .networks import Classifier, Normalisation
+from .networks import Classifier, Normalisation, as_normalisation, reading_blueprint
 from .rivals import ABanditNAS, RobNet
 
 Normalised = tuple[tuple[float, ...], tuple[float, ...]] | None  # means and deviations of the channels
@@ -99,19 +99,12 @@ class DesignBlueprint:
     @classmethod
     def from_dict(cls, written: Any, where: str = "the blueprint") -> DesignBlueprint:
         """The blueprint that `to_dict` wrote. Raises WorkbookError."""
-        try:
+        with reading_blueprint(where):
             read = dict(written)
             read["design"] = make_design(read.pop("kind"), dict(read["design"]))
             if not isinstance(read["name"], str):
                 raise WorkbookError(f"its name is text; got {read['name']!r}")
-            if read.get("normalisation") is not None:
-                mean, deviation = read["normalisation"]
-                read["normalisation"] = (tuple(mean), tuple(deviation))
-            return cls(**read)
-        except KeyError as error:
-            raise WorkbookError(f"{where} does not describe a network: it has no {error}") from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise WorkbookError(f"{where} does not describe a network: {error}") from error
+            return cls(**read | {"normalisation": as_normalisation(read.get("normalisation"))})
 
 
 def make_design(kind: Any, settings: dict[str, Any]) -> Design:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -253,16 +254,28 @@ class Blueprint:
     @classmethod
     def from_dict(cls, written: Any, where: str = "the blueprint") -> Blueprint:
         """The blueprint that `to_dict` wrote. Raises WorkbookError."""
-        try:
+        with reading_blueprint(where):
             read = dict(written)
             read["genotype"] = Genotype.from_dict(read["genotype"], "its genotype")
             space: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in read["space"].items()}
             read["space"] = SearchSpace(**space)
-            if read.get("normalisation") is not None:
-                mean, deviation = read["normalisation"]
-                read["normalisation"] = (tuple(mean), tuple(deviation))
-            return cls(**read)
-        except KeyError as error:
-            raise WorkbookError(f"{where} does not describe a network: it has no {error}") from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise WorkbookError(f"{where} does not describe a network: {error}") from error
+            return cls(**read | {"normalisation": as_normalisation(read.get("normalisation"))})
+
+
+@contextmanager
+def reading_blueprint(where: str) -> Iterator[None]:
+    """Whatever is wrong with a written blueprint is told as a WorkbookError that says where it stands."""
+    try:
+        yield
+    except KeyError as error:
+        raise WorkbookError(f"{where} does not describe a network: it has no {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise WorkbookError(f"{where} does not describe a network: {error}") from error
+
+
+def as_normalisation(written: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Means and deviations as JSON has them."""
+    if written is None:
+        return None
+    mean, deviation = written
+    return tuple(mean), tuple(deviation)
