@@ -109,8 +109,16 @@ class Reader:
             self.page.locator(f".lm-Menu-itemLabel >> text=/^{each}/").first.click()
 
     def run_all(self) -> None:
-        """Every cell from above."""
-        self.menu("Run", "Run All Cells")
+        """Every cell from above; chosen again where JupyterLab, still starting, has let the choice pass."""
+        begun = self.page.locator(".jp-CodeCell .jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
+        for _ in range(3):
+            self.menu("Run", "Run All Cells")
+            try:
+                begun.first.wait_for(timeout=20_000)
+                return
+            except Exception:  # playwright's own TimeoutError, which this module need not have
+                self.page.keyboard.press("Escape")
+        raise RuntimeError("no cell began to run")
 
     def run_last_cell(self) -> None:
         """As by Shift-Enter in it."""
@@ -118,9 +126,10 @@ class Reader:
         self.page.keyboard.press("Control+Enter")
 
     def save(self) -> None:
-        """By the keyboard."""
-        self.page.keyboard.press("Control+s")
-        self.page.wait_for_timeout(1500)
+        """By the menu, which works wherever the focus is; until the tab no longer says that something is unsaved."""
+        self.menu("File", "Save Notebook")
+        self.page.locator(".jp-mod-dirty").first.wait_for(state="detached", timeout=30_000)
+        self.page.wait_for_timeout(300)
 
     def reload(self) -> None:
         """Save, then load the page anew."""
