@@ -119,7 +119,7 @@ class SearchView:
         genotype = discretise(alphas, space, "now")
         return {
             "alphas": row([self._heat_map(kind, alphas[kind], genotype, space) for kind in space.kinds], "heat"),
-            "curves": row(self._curves(state, work, job, at)),
+            "curves": row(self._curves(work, job, at)),
             "cells": row([self._cell(genotype, kind) for kind in space.kinds], "cell"),
             "notes": notes(self._notes(state, work.history.epochs, genotype, at)),
         }
@@ -133,7 +133,7 @@ class SearchView:
         words = f"weights of the operations on each edge of the {kind} cell"
         return f"{kind} cell: softmax(α)", heat_map(alpha.softmax(-1).tolist(), space.operations, space.edges, kept, words)
 
-    def _curves(self, state: State, work: Work, job: Searcher, at: int | None) -> list[tuple[str, str]]:
+    def _curves(self, work: Work, job: Searcher, at: int | None) -> list[tuple[str, str]]:
         line = self.lines.of(work)
         common: dict[str, Any] = {"epochs": job.num_epochs, "at": at, "starts": stage_starts(job)}
         losses = [
