@@ -9,7 +9,7 @@
   bench     the fast ways beside the plain ones, measured here
   sweep     the rows of an ablation (Table 4 or 5), for several seeds
   report    paper beside measured
-  test      the tests; arguments go to pytest
+  test      the tests, on all cores; with arguments they go to pytest as they are
   lint      format, lint, types
   check     lint and test
 
@@ -33,6 +33,8 @@ LOCK = ROOT / "requirements.lock"
 OLDEST = (3, 11)
 LIBRARY = ("demo", "run", "nb", "lab", "cost", "bench", "sweep", "report")  # handed to dsara_lib's command line
 OURS = ("test", "lint", "check")
+# The whole suite on all cores, but no more than memory allows: a worker takes about 1.5 GB.
+SHARED_OUT = ("-n", "logical", "--maxprocesses", "8", "--dist", "worksteal")
 LINT = (["ruff", "format", "--check", "."], ["ruff", "check", "."], ["mypy"])
 # On Linux the packages of torch bring CUDA: 6 GB installed, and as much as 3 GB of downloads on the way.
 NEEDED_GB = 9 if sys.platform.startswith("linux") else 3
@@ -234,7 +236,7 @@ def start(python: str, command: str, arguments) -> int:
         if command == "lint" or failed:
             return failed
     # Two OpenMP threads on a loaded two-core machine are many times slower than one.
-    return hand_over([python, "-m", "pytest", *arguments], child_environ(OMP_NUM_THREADS="1"))
+    return hand_over([python, "-m", "pytest", *(arguments or SHARED_OUT)], child_environ(OMP_NUM_THREADS="1"))
 
 
 def main(arguments, version=sys.version_info) -> int:

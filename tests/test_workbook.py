@@ -236,8 +236,10 @@ def test_children_write_bytecode_and_only_tests_get_one_thread(installed, starte
     monkeypatch.setattr(os, "chdir", lambda folder: None)
     workbook.main(["demo"])
     workbook.main(["test", "-k", "attack"])
-    (_, demo), (command, test) = started
+    workbook.main(["test"])
+    (_, demo), (command, test), (whole, _) = started
     assert command[1:] == ["-m", "pytest", "-k", "attack"]
+    assert whole[1:] == ["-m", "pytest", *workbook.SHARED_OUT]
     assert "OMP_NUM_THREADS" not in demo
     assert test["OMP_NUM_THREADS"] == "1"
     assert "PYTHONDONTWRITEBYTECODE" not in demo
