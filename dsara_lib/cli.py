@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     demo = commands.add_parser("demo", help="the whole chain on embedded data, in minutes")
-    demo.set_defaults(command=run, profile="demo", data="digits", limit=None, seed=0, set="", device="cpu")
+    demo.set_defaults(command=run, profile="demo", data="digits", limit=None, seed=0, set="", variant="", device="cpu")
     demo.add_argument("--run", default="demo", help="name of the run folder (demo)")
     demo.add_argument("--results", default="results", help="folder of all runs (results)")
 
@@ -49,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     chain.add_argument("--profile", default="demo", help="demo, short, paper or published-code")
     chain.add_argument("--data", default="digits", help="digits, cifar10, cifar100, svhn, tiny-imagenet or folder:PATH")
     chain.add_argument("--limit", type=int, help="images per class")
-    chain.add_argument("--run", help="name of the run folder (<profile>-<data>)")
+    chain.add_argument("--variant", default="", help="a named change of the method, such as advrush or table5-3 (none)")
+    chain.add_argument("--run", help="name of the run folder (<profile>-<data>, and the variant)")
     chain.add_argument("--seed", type=int, default=0)
     chain.add_argument("--set", default="", help='settings that differ, as "search.channels=8 training.epochs=3"')
     chain.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -84,9 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="tiny sizes for a first look, in a file of their own")
     bench.add_argument("--results", default="results", help="folder of all runs (results)")
 
-    sweep = commands.add_parser("sweep", help="the rows of an ablation, searched, trained and attacked: sweep table5 --seeds 0,1,2")
+    sweep = commands.add_parser("sweep", help="the rows of a table, searched, trained and attacked: sweep table5 --seeds 0,1,2")
     sweep.set_defaults(command=run_sweep)
-    sweep.add_argument("grid", help="table4 (placements and filters) or table5 (parts of the method)")
+    sweep.add_argument("grid", help="table4, table4-matched (all of one size), table5, methods (rivals) or zoo (Tables 1 to 3)")
     sweep.add_argument("--profile", default="demo", help="demo, short, paper or published-code")
     sweep.add_argument("--data", default="digits", help="digits, cifar10, cifar100, svhn, tiny-imagenet or folder:PATH")
     sweep.add_argument("--limit", type=int, help="images per class")
@@ -106,10 +107,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(given: argparse.Namespace) -> None:
     """Every notebook of the chain in turn, in one kernel; what is done already is only read."""
-    name = given.run or f"{given.profile}-{_plain(given.data)}"
+    name = given.run or "-".join([given.profile, _plain(given.data), *([given.variant] if given.variant else [])])
     results = Path(given.results).resolve()
     started = time.monotonic()
     print(f"run {name!r}: profile {given.profile}, data {given.data}; stop with Ctrl-C, go on with the same command", flush=True)
+    if given.variant:
+        from .presets import make_preset
+
+        make_preset(given.profile, given.set, given.variant)  # raises before a folder of that name is made
     from . import notebooks
 
     common = {"RUN": name, "DEVICE": given.device, "RESULTS": os.path.relpath(results, notebooks.FOLDER)}
@@ -119,6 +124,7 @@ def run(given: argparse.Namespace) -> None:
         "LIMIT": given.limit or 0,
         "SEED": given.seed,
         "CHANGES": given.set,
+        "VARIANT": given.variant,
     }
     with _environment(), notebooks.one_kernel() as kernel:
         for number in CHAIN:
@@ -222,7 +228,7 @@ def run_bench(given: argparse.Namespace) -> int:
 def run_sweep(given: argparse.Namespace) -> None:
     """Every row at every seed that is not done yet, then the table; it is written anew after each."""
     from .notebooks import follow
-    from .sweep import Sweep, grids, text
+    from .sweep import Sweep, Table, grids
 
     known = grids()
     if given.grid not in known:
@@ -235,13 +241,14 @@ def run_sweep(given: argparse.Namespace) -> None:
         results=Path(given.results),
         settings=settings,
     )
-    tasks = sweep.tasks([row for row in given.rows.split(",") if row])
+    tasks, table = sweep.tasks([row for row in given.rows.split(",") if row]), Table(sweep=sweep)
+    sweep.check()
     for number, task in enumerate(tasks, 1):
         print(f"[{number} of {len(tasks)}] {task.run}: {task.row.about}", flush=True)
         follow(sweep.do(task))
-        sweep.write()
-    print(text(sweep.table(), sweep.grid))
-    print(f"written: {sweep.write()}")
+        table.write()
+    print(table.text())
+    print(f"written: {table.write()}")
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:

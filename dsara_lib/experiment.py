@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .architecture import AnyBlueprint, Blueprint, Classifier, Genotype, zoo
+from .architecture import AnyBlueprint, Blueprint, Classifier, Genotype, blueprint_cost, match_channels, zoo
 from .attacks import make_attack
 from .data import DataSet, Split, load
 from .errors import WorkbookError
@@ -71,15 +71,27 @@ class Experiment:
             num_classes=self.data.num_classes,
             in_channels=self.data.channels,
         )
-        plans: dict[str, tuple[AnyBlueprint, TrainConfig]] = {FOUND: (found, self.preset.training)}
+        sized = self.matched(found)
+        plans: dict[str, tuple[AnyBlueprint, TrainConfig]] = {FOUND: (sized, self.preset.training)}
         if self.preset.natural_twin:
-            plans[f"{FOUND}-natural"] = (found, natural(self.preset.training))
+            plans[f"{FOUND}-natural"] = (sized, natural(self.preset.training))
         return plans | {name: self.published(name) for name in self.preset.baselines}
 
     def published(self, name: str) -> tuple[AnyBlueprint, TrainConfig]:
         """A published architecture at the size of this profile's baselines."""
         entry, images, size = zoo.load(name), (self.data.num_classes, self.data.channels), self.preset.baseline_size
-        return entry.blueprint(*images) if size is None else entry.resized(*images, *size), self.preset.training
+        return self.matched(entry.blueprint(*images) if size is None else entry.resized(*images, *size)), self.preset.training
+
+    def matched(self, blueprint: AnyBlueprint) -> AnyBlueprint:
+        """The network at the size of the one that the preset's `match` names; as it is where nothing is named.
+
+        That one has the preset's `num_cells` and `channels`, and the channels are those that come nearest to its parameters.
+        """
+        if self.preset.match is None:
+            return blueprint
+        images, size = (self.data.num_classes, self.data.channels), (self.preset.num_cells, self.preset.channels)
+        wanted = blueprint_cost(zoo.load(self.preset.match).resized(*images, *size), self.data.image_size).parameters
+        return match_channels(blueprint, parameters=wanted)
 
     def network_folder(self, name: str) -> Path:
         """Checkpoints and history of a training, and its `best/` and `last/`."""

@@ -709,6 +709,7 @@ def repeat(record: Record) -> Markup:
     parts += ["--seed", str(given["seed"])]
     parts += ["--limit", str(given["limit"])] if given.get("limit") else []
     parts += ["--set", given["changes"]] if given.get("changes") else []
+    parts += ["--variant", given["variant"]] if given.get("variant") else []
     words = "Called again, it goes on where it stopped; under another run name it starts anew, on the CPU with the same bits."
     hint = "The path after folder: is as seen from the folder of all runs." if str(given["data"]).startswith("folder:") else None
     rows = [[key, text_cell(text_of(value))] for key, value in record.environment.items()]

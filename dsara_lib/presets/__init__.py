@@ -1,0 +1,23 @@
+"""Settings by name: profiles, the variants of the method that are compared, and changes to single settings."""
+
+from .making import attacks_at, fit, make_preset, override
+from .profiles import DEMO, PAPER, PRESETS, PUBLISHED_CODE, SHORT, EvaluationConfig, Preset
+from .variants import ABLATIONS, METHODS, VARIANTS, Variant
+
+__all__ = [
+    "ABLATIONS",
+    "DEMO",
+    "METHODS",
+    "PAPER",
+    "PRESETS",
+    "PUBLISHED_CODE",
+    "SHORT",
+    "VARIANTS",
+    "EvaluationConfig",
+    "Preset",
+    "Variant",
+    "attacks_at",
+    "fit",
+    "make_preset",
+    "override",
+]
