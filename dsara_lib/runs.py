@@ -6,6 +6,7 @@ A checkpoint's name holds its own checksum; a truncated or altered one is passed
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -29,15 +30,29 @@ from .errors import InUse, WorkbookError
 
 SCHEMA = 1
 KEEP = 2  # checkpoints kept: the newest and the one to fall back to
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CHECKPOINT = re.compile(r"epoch-(\d{6})\.([0-9a-f]{16})\.pt")
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
-    """Write the whole file or leave what was there. Creates the folder."""
+    """Write the whole file or leave what was there. Creates the folder. Raises WorkbookError where the disk is full."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_beside_and_rename(path, data)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = "/".join(path.parts[-3:])
+        raise WorkbookError(
+            f"the disk is full: {where} ({len(data):,} bytes) was not written and what stood there is kept; "
+            "free some space and give the same command again"
+        ) from error
+
+
+def _write_beside_and_rename(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -49,6 +64,21 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where a system has such a thing: else a power cut could undo a rename."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems flush no folders
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_json(path: str | Path, value: Any) -> None:

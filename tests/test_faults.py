@@ -1,0 +1,90 @@
+"""What machines do to long work: a disk that fills up, a clock that jumps, a folder that is moved, a signal to stop."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toys import SEARCH, bits, toy_data
+
+from dsara_lib.engine import run_epochs
+from dsara_lib.errors import WorkbookError
+from dsara_lib.runs import Checkpoints, write_atomically
+from dsara_lib.search import Searcher
+
+# In a mount namespace of its own, so that nobody else sees the small file system. Prints how each try ended.
+ON_A_SMALL_DISK = """
+import sys
+from pathlib import Path
+import torch
+from dsara_lib.errors import WorkbookError
+from dsara_lib.runs import Checkpoints
+
+folder = Path(sys.argv[1])
+for epoch in range(1, 6):
+    try:
+        Checkpoints(folder).save(epoch, {"epoch": epoch, "weights": torch.arange(epoch * 20_000)})
+    except WorkbookError as error:
+        print(error)
+        break
+print(Checkpoints(folder).load()[0]["epoch"], sorted(path.name[:12] for path in folder.iterdir()))
+"""
+
+
+def can_mount() -> bool:
+    """Whether this system lets one mount a small file system of one's own."""
+    if shutil.which("unshare") is None:
+        return False
+    tried = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True)
+    return tried.returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="no file system can be mounted here")
+def test_a_disk_that_fills_up_at_a_commit_keeps_the_last_whole_one(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs -o size=1m tmpfs "$1" && exec "$2" -c "$3" "$1"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "-", str(tmp_path), sys.executable, ON_A_SMALL_DISK],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    sentence, kept = done.stdout.splitlines()
+    assert sentence.startswith("the disk is full: ") and sentence.endswith("free some space and give the same command again")
+    assert kept == "3 ['epoch-000002', 'epoch-000003']"  # 160 kB more each time: the fourth does not fit beside them
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_sentence_and_other_troubles_are_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, "no room")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(WorkbookError, match=r"the disk is full: .*file.txt \(3 bytes\) was not written"):
+        write_atomically(tmp_path / "file.txt", "new")
+    code = errno.EACCES
+    with pytest.raises(PermissionError):
+        write_atomically(tmp_path / "file.txt", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clock_that_jumps_back_and_a_moved_folder_do_no_harm(tmp_path: Path) -> None:
+    for event in run_epochs(Searcher(toy_data(), SEARCH), tmp_path / "here"):
+        if event.kind == "epoch":
+            break
+    for age, path in enumerate(sorted((tmp_path / "here").glob("epoch-*.pt"))):
+        os.utime(path, (2e9 - 1e8 * age, 2e9 - 1e8 * age))  # the oldest seems the newest, and all lie in the future
+    (tmp_path / "here").rename(tmp_path / "there")
+    told = [event.kind for event in run_epochs(Searcher(toy_data(), SEARCH), tmp_path / "there")]
+    assert told[0] == "restored" and told.count("epoch") == SEARCH.epochs - 1
+    for _ in run_epochs(Searcher(toy_data(), SEARCH), tmp_path / "uninterrupted"):
+        pass
+    ends = [Checkpoints(tmp_path / name).load()[0] for name in ("there", "uninterrupted")]
+    assert bits(ends[0]) == bits(ends[1])
