@@ -221,7 +221,7 @@ def find_experiment(
     run: str, *, device: str = "auto", results: str | Path = "results", data_root: str | Path = "data"
 ) -> Experiment:
     """The run of that name with the settings in its folder. Raises FileNotFoundError that lists the runs there are."""
-    settings = RunStore(Path(results)).find(run).card()["settings"]
+    settings = _as_opened(RunStore(Path(results)).find(run))
     return open_experiment(
         run,
         profile=settings["profile"],
@@ -234,6 +234,18 @@ def find_experiment(
         results=results,
         data_root=data_root,
     )
+
+
+def _as_opened(run: Run) -> dict[str, Any]:
+    """How a run was opened. Raises WorkbookError where its folder does not say."""
+    settings = run.card()["settings"]
+    kinds = {"profile": str, "data": str, "changes": str, "seed": int, "limit": int | None}
+    for name, kind in kinds.items():
+        if not isinstance(settings, dict) or not isinstance(settings.get(name, run), kind):
+            raise WorkbookError(f"run {run.name!r}: its run.json does not say with which {name} it was opened")
+    if not isinstance(settings.get("variant", ""), str):
+        raise WorkbookError(f"run {run.name!r}: its run.json names no variant but {settings['variant']!r}")
+    return settings
 
 
 def portable(data: str, results: str | Path) -> str:

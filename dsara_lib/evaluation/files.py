@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,8 +69,8 @@ def load_arrays(path: str | Path, *needed: str) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             read = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, zipfile.BadZipFile, AttributeError) as error:
-        raise WorkbookError(f"{path} is not an npz file of plain arrays: {error}") from error
+    except Exception as error:  # numpy, zipfile and zlib each raise kinds of their own for a damaged file
+        raise WorkbookError(f"{path} is not an npz file of plain arrays: {error or type(error).__name__}") from error
     missing = [name for name in needed if name not in read]
     if missing:
         raise WorkbookError(f"{path} has no array {' and no '.join(missing)}")

@@ -179,23 +179,43 @@ class TransferMatrix:
 
 def load_evaluation(path: str | Path, **described: Any) -> Evaluation:
     """What `Evaluation.save` wrote; `described` are the other fields. Never executes anything. Raises WorkbookError."""
-    read = {name: torch.from_numpy(array) for name, array in load_arrays(path, "labels").items()}
-    labels, details, beside = read.pop("labels"), {}, Path(path).with_suffix(".json")
+    read = load_arrays(path, "labels")
+    shape = read["labels"].shape
+    for name, array in read.items():
+        _require(path, name, array, shape if len(shape) == 1 and shape[0] else (1,))
+    labels, details, beside = torch.from_numpy(read.pop("labels")), {}, Path(path).with_suffix(".json")
     if beside.is_file():
         details = read_json(beside)
-        if not isinstance(details, dict) or not all(isinstance(details.get(name), dict) for name in DETAILS):
+        if not isinstance(details, dict) or not all(_is_table(details.get(name), name) for name in DETAILS):
             raise WorkbookError(f"{beside} does not say how an evaluation was made; run notebook 04 again")
     known = {name: details[name] for name in DETAILS if name in details}
-    return Evaluation(labels=labels, predictions=read, **(known | described))
+    return Evaluation(labels=labels, predictions={k: torch.from_numpy(v) for k, v in read.items()}, **(known | described))
 
 
 def load_transfer_matrix(path: str | Path, **described: Any) -> TransferMatrix:
     """The npz that `TransferMatrix.save` wrote; `described` are the other fields. Never executes anything."""
     read = load_arrays(path, "labels", "predictions", "sources", "targets")
+    count, pairs = read["labels"].shape, (read["sources"].size, read["targets"].size)
+    _require(path, "labels", read["labels"], count if len(count) == 1 and count[0] else (1,))
+    _require(path, "predictions", read["predictions"], (*pairs, *count))
     return TransferMatrix(
-        sources=tuple(map(str, read["sources"])),
-        targets=tuple(map(str, read["targets"])),
+        sources=tuple(map(str, read["sources"].flatten())),
+        targets=tuple(map(str, read["targets"].flatten())),
         labels=torch.from_numpy(read["labels"]),
         predictions=torch.from_numpy(read["predictions"]),
         **described,
+    )
+
+
+def _require(path: str | Path, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise WorkbookError unless it is an array of classes of that shape."""
+    if array.dtype.kind not in "iu" or array.shape != shape:
+        expected = f"whole numbers {[*shape]}"
+        raise WorkbookError(f"{path}: expected {name} as {expected}, one for each image; got {array.dtype} {[*array.shape]}")
+
+
+def _is_table(value: Any, name: str) -> bool:
+    """A dictionary, in all but the provenance of dictionaries (or of nothing: natural images have no settings)."""
+    return isinstance(value, dict) and (
+        name == "provenance" or all(each is None or isinstance(each, dict) for each in value.values())
     )

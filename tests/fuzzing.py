@@ -1,0 +1,366 @@
+"""Files from strangers: every reader of the library against damaged and hostile ones.
+
+A reader may refuse a file with a sentence (`WorkbookError`, `FileNotFoundError`) and nothing else. With `tests` on the path,
+`python tests/fuzzing.py 100000` tries so many inputs of each target at random, and `python tests/fuzzing.py --atheris genotype
+-runs=100000` lets atheris look for new ways through the code (`pip install atheris`; its own options follow).
+`test_fuzz.py` tries a few each time, and what once went wrong.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save
+from toys import TRAIN, toy_blueprint, toy_data
+
+from dsara_lib.architecture import Genotype, blueprint_from_dict, zoo
+from dsara_lib.errors import WorkbookError
+from dsara_lib.evaluation import load_arrays, load_evaluation, load_transfer_matrix, read_csv
+from dsara_lib.experiment import find_experiment
+from dsara_lib.image_files import read_image_folders
+from dsara_lib.presets import fit, make_preset
+from dsara_lib.report.record import read as read_record
+from dsara_lib.runs import Checkpoints, RunStore, describe, read_json, read_jsonl
+from dsara_lib.soundness import load as load_board
+from dsara_lib.training import load_card, load_network
+
+STRANGE: tuple[Any, ...] = (
+    *(
+        None,
+        True,
+        0,
+        -1,
+        1,
+        2,
+        10**30,
+        0.5,
+        -0.0,
+        1e308,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "skip_connect",
+        "../..",
+        "\ud800",
+        "a" * 300,
+    ),
+    *([], {}, [[]], [None], {"": {}}, ["skip_connect", 0], {"schema": 1}, [1, [2, [3, [4]]]]),
+)
+
+
+class Choices:
+    """Decisions read from bytes, so that whoever invents the bytes decides; when they run out, the first of all is taken."""
+
+    def __init__(self, data: bytes):
+        self.data, self.at = data, 0
+
+    def among(self, count: int) -> int:
+        """A number below `count`."""
+        taken = self.data[self.at : self.at + 2]
+        self.at += 2
+        return int.from_bytes(taken, "big") % max(count, 1)
+
+
+def altered(document: Any, choices: Choices) -> Any:
+    """A JSON document with one to four places changed, dropped or put elsewhere."""
+    document = json.loads(json.dumps(document))
+    for _ in range(1 + choices.among(4)):
+        parents = [each for each in walk(document) if isinstance(each, dict | list) and each]
+        if not parents:
+            return document
+        parent = parents[choices.among(len(parents))]
+        keys = list(parent) if isinstance(parent, dict) else list(range(len(parent)))
+        key = keys[choices.among(len(keys))]
+        match choices.among(5):
+            case 0:
+                del parent[key]
+            case 1:
+                parent[key] = [parent[key], parent[key]]
+            case 2:
+                donors = list(walk(document))
+                parent[key] = json.loads(json.dumps(donors[choices.among(len(donors))]))
+            case _:
+                parent[key] = STRANGE[choices.among(len(STRANGE))]
+    return document
+
+
+def walk(value: Any) -> Any:
+    """The document and everything in it."""
+    yield value
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in inside:
+        yield from walk(each)
+
+
+def other_arrays(arrays: dict[str, np.ndarray], choices: Choices) -> dict[str, np.ndarray]:
+    """The arrays of a file with one to three of them of another shape or type, renamed or left out."""
+    changed = dict(arrays)
+    for _ in range(1 + choices.among(3)):
+        name = [*arrays][choices.among(len(arrays))]
+        array = changed.pop(name, np.zeros(3))
+        made = (
+            *(None, array[:0] if array.ndim else array, array.reshape(-1, 1), array.flatten()[0] if array.size else array),
+            *(
+                array.astype(str),
+                array.astype(str) == "1",
+                np.full(array.shape, np.nan),
+                np.full(array.shape, -(2**40)),
+                array[None],
+            ),
+        )[choices.among(9)]
+        if made is not None:
+            changed[name if choices.among(4) else f"{name}?"] = np.asarray(made)
+    return changed
+
+
+def flipped(content: bytes, choices: Choices) -> bytes:
+    """Bytes with one to eight of them changed, or cut off, or with something inserted."""
+    changed = bytearray(content)
+    for _ in range(1 + choices.among(8)):
+        at = choices.among(len(changed))
+        match choices.among(6):
+            case 0:
+                del changed[at:]
+            case 1:
+                changed[at:at] = bytes([choices.among(256)]) * (1 + choices.among(20))
+            case _:
+                changed[at : at + 1] = bytes([choices.among(256)])
+    return bytes(changed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A reader, and what it should be given: a JSON document, arrays or bytes. It gets an empty folder and the content."""
+
+    name: str
+    whole: Any
+    read: Callable[[Path, bytes], object]
+
+    def content(self, data: bytes) -> bytes:
+        """The damaged file that these bytes decide on."""
+        choices = Choices(data)
+        if isinstance(self.whole, dict) and isinstance(next(iter(self.whole.values())), np.ndarray):
+            return npz(**other_arrays(self.whole, choices)) if choices.among(4) else flipped(npz(**self.whole), choices)
+        if isinstance(self.whole, bytes):
+            return flipped(self.whole, choices)
+        if choices.among(4) == 0:
+            return flipped(json.dumps(self.whole).encode(), choices)
+        return json.dumps(altered(self.whole, choices)).encode()
+
+    def read_whole(self) -> None:
+        """Read it undamaged, which must go well."""
+        whole = self.whole
+        if not isinstance(whole, bytes):
+            arrays = isinstance(next(iter(whole.values())), np.ndarray)
+            whole = npz(**whole) if arrays else json.dumps(whole).encode()
+        with tempfile.TemporaryDirectory() as folder:
+            self.read(Path(folder), whole)
+
+    def attempt(self, data: bytes) -> None:
+        """Read it. Raises what a user must never see."""
+        with tempfile.TemporaryDirectory() as folder, suppress(WorkbookError, FileNotFoundError):
+            self.read(Path(folder), self.content(data))
+
+
+def placed(name: str, read: Callable[[Path], object]) -> Callable[[Path, bytes], object]:
+    """Write the content under that name, then read that file."""
+
+    def both(folder: Path, content: bytes) -> object:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return read(path)
+
+    return both
+
+
+def beside_weights(folder: Path, content: bytes) -> None:
+    """A network whose card is damaged."""
+    (folder / "card.json").write_bytes(content)
+    (folder / "weights.safetensors").write_bytes(WEIGHTS)
+    load_network(folder)
+
+
+def beside_card(folder: Path, content: bytes) -> None:
+    """A network whose weights are damaged."""
+    (folder / "card.json").write_text(json.dumps(CARD))
+    (folder / "weights.safetensors").write_bytes(content)
+    load_network(folder)
+
+
+def as_checkpoint(folder: Path, content: bytes) -> None:
+    """A checkpoint whose name has the right checksum, as a stranger would see to."""
+    (folder / f"epoch-000001.{sha256(content).hexdigest()[:16]}.pt").write_bytes(content)
+    Checkpoints(folder).load()
+
+
+def run_folder(folder: Path, content: bytes) -> None:
+    """A run whose card is damaged: found, listed and reported."""
+    run = folder / "results" / "strange"
+    run.mkdir(parents=True)
+    (run / "run.json").write_bytes(content)
+    list(RunStore(folder / "results").runs())
+    read_record(run)
+    RunStore(folder / "results").find("strange")
+
+
+def opened_again(folder: Path, content: bytes) -> None:
+    """A run whose card is damaged: gone on with."""
+    run = folder / "strange"
+    run.mkdir()
+    (run / "run.json").write_bytes(content)
+    find_experiment("strange", results=folder, data_root=folder)
+
+
+def described(folder: Path, content: bytes) -> None:
+    """An evaluation beside which is told how it was made, damaged."""
+    (folder / "found.npz").write_bytes(npz(**PREDICTIONS))
+    (folder / "found.json").write_bytes(content)
+    load_evaluation(folder / "found.npz", **EVALUATION).rows()
+
+
+def settings_text(folder: Path, content: bytes) -> None:
+    """What `--set` and CHANGES are given."""
+    make_preset("demo", content.decode("utf-8", "replace"))
+
+
+def archive() -> bytes:
+    """A zip of two classes with a training and a test image each."""
+    buffer, picture = io.BytesIO(), io.BytesIO()
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(picture, "PNG")
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for split in ("train", "test"):
+            for name in ("cat", "dog"):
+                archive.writestr(f"{split}/{name}/1.png", picture.getvalue())
+    return buffer.getvalue()
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def checkpoint() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"settings": {}, "job": {"weights": torch.zeros(3)}, "steps": [], "epochs": []}, buffer)
+    return buffer.getvalue()
+
+
+BLUEPRINT = toy_blueprint()
+WEIGHTS = save({name: each.contiguous() for name, each in BLUEPRINT.build().state_dict().items()})
+DATA = {"name": "toy", "classes": ["a", "b", "c"], "image_size": 4, "images": 24, "eps": 0.1}
+CARD = {"schema": 1, "name": "x", "which": "best", "epoch": 1, "blueprint": BLUEPRINT.to_dict(), "training": describe(TRAIN)}
+CARD |= {"seed": 0, "data": DATA, "held_out": {}, "measured": []}
+SETTINGS = {
+    "profile": "demo",
+    "changes": "",
+    "data": "digits",
+    "limit": 100,
+    "seed": 0,
+    "eps": 0.15,
+    "preset": describe(fit(make_preset("demo"), replace(toy_data(), eps=0.15))),
+}
+RUN = {"schema": 1, "settings": SETTINGS, "library": "0.1.0", "created": "2026-01-01T00:00:00+00:00"}
+CHECK = {"name": "convergence", "verdict": "pass", "number": "1", "sentence": "It has converged."}
+PREDICTIONS = {"labels": np.arange(4), "natural": np.arange(4), "PGD20": np.zeros(4, dtype=np.int64)}
+TABLE = b"network,attack,eps,correct,images,accuracy\nfound,natural,0.0,3,4,0.75\nfound,PGD20,0.15,1,4,0.25\n"
+HISTORY = b'{"epoch": 1, "loss": 2.5}\n{"epoch": 2, "loss": 2.25}\n'
+EVALUATION = {"network": "found", "data": "toy", "eps": 0.1, "classes": ("a", "b", "c", "d")}
+MATRIX = {"labels": np.arange(4), "predictions": np.zeros((1, 2, 4), dtype=np.int64), "sources": np.array(["a"])}
+MATRIX |= {"targets": np.array(["a", "b"])}
+TRANSFER = {"attack": "PGD20", "eps": 0.1, "data": "toy"}
+DETAILS = {"attacks": {"PGD20": {"eps": 0.1}}, "provenance": {"seed": 0}, "traces": {}, "reached": {}}
+
+TARGETS: dict[str, Target] = {
+    each.name: each
+    for each in (
+        Target(name="genotype", whole=zoo.load("DSARA").genotype.to_dict(), read=placed("genotype.json", Genotype.load)),
+        Target(
+            name="blueprint", whole=BLUEPRINT.to_dict(), read=placed("x.json", lambda path: blueprint_from_dict(read_json(path)))
+        ),
+        Target(
+            name="design",
+            whole=zoo.load("RobNet-free").published.to_dict(),
+            read=placed("x.json", lambda path: blueprint_from_dict(read_json(path))),
+        ),
+        Target(
+            name="settings",
+            whole=b"search.channels=8 search.stages.0.epochs=3 baselines=DARTS,RACL match=DSARA",
+            read=settings_text,
+        ),
+        Target(name="history", whole=HISTORY, read=placed("history.jsonl", read_jsonl)),
+        Target(name="run", whole=RUN, read=run_folder),
+        Target(name="experiment", whole=RUN, read=opened_again),
+        Target(name="card", whole=CARD, read=placed("card.json", lambda path: load_card(path.parent))),
+        Target(name="network card", whole=CARD, read=beside_weights),
+        Target(name="weights", whole=WEIGHTS, read=beside_card),
+        Target(name="checkpoint", whole=checkpoint(), read=as_checkpoint),
+        Target(name="board", whole={"checks": [CHECK], "probes": {}}, read=placed("found-soundness.json", load_board)),
+        Target(name="table", whole=TABLE, read=placed("white_box.csv", lambda path: read_csv(path, "network", "attack"))),
+        Target(
+            name="alphas", whole={"operations": np.array(["a"]), "robust": np.zeros((2, 3))}, read=placed("alphas.npz", load_arrays)
+        ),
+        Target(
+            name="evaluation",
+            whole=PREDICTIONS,
+            read=placed("found.npz", lambda path: load_evaluation(path, **EVALUATION).rows()),
+        ),
+        Target(name="transfer", whole=MATRIX, read=placed("t.npz", lambda path: load_transfer_matrix(path, **TRANSFER).rows())),
+        Target(name="evaluation's details", whole=DETAILS, read=described),
+        Target(name="archive", whole=archive(), read=placed("images.zip", lambda path: read_image_folders(str(path)))),
+    )
+}
+
+
+def at_random(runs: int, seed: int, names: list[str]) -> int:
+    """Try so many inputs of each target and print those that go wrong, each kind once; how many kinds there are."""
+    kinds: set[str] = set()
+    for target in (TARGETS[name] for name in names or TARGETS):
+        draw, started = random.Random(f"{seed} {target.name}"), time.monotonic()
+        for _ in range(runs):
+            data = draw.randbytes(draw.choice((4, 8, 16, 32, 64)))
+            try:
+                target.attempt(data)
+            except Exception as error:
+                trace, place = error.__traceback__, ""
+                while trace is not None:
+                    place, trace = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}", trace.tb_next
+                kind = f"{target.name}: {type(error).__name__} at {place}"
+                if kind not in kinds:
+                    print(f"{kind}: {str(error)[:120]!r} from bytes.fromhex({data.hex()!r})", flush=True)
+                kinds.add(kind)
+        print(f"{target.name}: {runs:,} inputs in {time.monotonic() - started:.0f} s", flush=True)
+    return len(kinds)
+
+
+def with_atheris(name: str, arguments: list[str]) -> None:
+    """Let atheris invent the bytes."""
+    import atheris
+
+    atheris.instrument_all()
+    atheris.Setup([sys.argv[0], *arguments], TARGETS[name].attempt)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--atheris"]:
+        with_atheris(sys.argv[2], sys.argv[3:])
+    else:
+        sys.exit(min(at_random(int(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else 0, sys.argv[3:]), 1))
