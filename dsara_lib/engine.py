@@ -19,6 +19,7 @@ from .errors import WorkbookError
 from .runs import Checkpoints, describe, differences, held, read_jsonl, write_jsonl
 
 Metrics = dict[str, Any]
+COMMIT: Metrics = {}  # what a job yields within an epoch where its state is whole and much would be lost
 
 
 class Job(Protocol):
@@ -34,7 +35,8 @@ class Job(Protocol):
     def run_epoch(self) -> Iterator[Metrics]:
         """Do one epoch, yielding the metrics of each step, and nothing ({}) between batches of what it measures at its end.
 
-        Afterwards `epoch` has grown by one.
+        Afterwards `epoch` has grown by one. Where an epoch is long, COMMIT asks that its state be kept as it is now; the state says
+        where in the epoch that is, and the next `run_epoch` goes on from there.
         """
         ...
 
@@ -123,6 +125,8 @@ def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, No
         started, done = time.perf_counter(), job.epoch
         for metrics in job.run_epoch():
             _check_finite(metrics, done)
+            if metrics is COMMIT:
+                checkpoints.save(job.epoch, _state(job, history))
             if metrics:
                 history.steps.append(metrics)
             yield Event(kind="step" if metrics else "measuring", epoch=job.epoch, num_epochs=job.num_epochs, metrics=metrics)

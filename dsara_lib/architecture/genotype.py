@@ -15,12 +15,14 @@ from torch import Tensor
 
 from ..errors import WorkbookError, unknown
 from ..runs import read_json, write_json
-from ..shapes import Float
+from ..shapes import Bool, Float
 from .operations import OPERATIONS
 from .space import KINDS, NUM_INPUTS, REDUCTION, SearchSpace
 
 SCHEMA = 1
 EDGES_PER_NODE = 2
+SKIP = "skip_connect"
+STRUCK_OUT = -2.0  # below the score of any operation, allowed or not
 
 
 class Edge(NamedTuple):
@@ -60,7 +62,7 @@ class Genotype:
 
     def skips(self, kind: str) -> int:
         """How many kept edges of a cell are identities: eight of eight is a collapsed cell."""
-        return sum(edge.operation == "skip_connect" for node in self.cells[kind] for edge in node)
+        return sum(edge.operation == SKIP for node in self.cells[kind] for edge in node)
 
     def same_cells(self, other: Genotype) -> bool:
         """True where both keep the same edges with the same operations, whatever their names."""
@@ -192,22 +194,56 @@ def require_kinds(genotype: Genotype, space: SearchSpace) -> None:
             )
 
 
-def discretise(alphas: Mapping[str, Float[Tensor, "edges operations"]], space: SearchSpace, name: str = "found") -> Genotype:
+def discretise(
+    alphas: Mapping[str, Float[Tensor, "edges operations"]],
+    space: SearchSpace,
+    name: str = "found",
+    *,
+    allowed: Mapping[str, Bool[Tensor, "edges operations"]] | None = None,
+    most_skips: int | None = None,
+) -> Genotype:
     """Eq. (4) and the DARTS rule: each node keeps the two incoming edges whose best operation weighs most after softmax.
 
-    Equal weights are decided in favour of the earlier edge and operation.
+    Equal weights are decided in favour of the earlier edge and operation. Where not all operations are `allowed`, those that are
+    come first, and so do edges that have any. `most_skips`: see `_with_fewer_skips`.
     """
     cells: dict[str, Cell] = {}
     strengths: dict[str, tuple[tuple[float, ...], ...]] = {}
     for kind in space.kinds:
         weights = torch.softmax(alphas[kind].detach().double().cpu(), dim=-1)
-        best, operation = weights.max(dim=-1)
-        nodes, won = [], []
-        for node in space.nodes:
-            incoming = [index for index, (_, target) in enumerate(space.edges) if target == node]
-            ranked = sorted(incoming, key=lambda index: -best[index].item())
-            kept = sorted(ranked[:EDGES_PER_NODE])
-            nodes.append(tuple(Edge(space.operations[int(operation[i])], space.edges[i][0]) for i in kept))
-            won.append(tuple(best[i].item() for i in kept))
-        cells[kind], strengths[kind] = tuple(nodes), tuple(won)
+        scores = weights if allowed is None else torch.where(allowed[kind].cpu(), weights, weights - 1)
+        kept = _strongest(scores, space)
+        if most_skips is not None:
+            kept = _with_fewer_skips(kept, scores, space, most_skips)
+        cells[kind] = tuple(tuple(Edge(space.operations[at], space.edges[edge][0]) for edge, at in node) for node in kept)
+        strengths[kind] = tuple(tuple(weights[each].item() for each in node) for node in kept)
     return Genotype(name=name, cells=cells, strengths=strengths)
+
+
+Kept = list[tuple[tuple[int, int], ...]]  # (edge, operation) of the kept edges of each node, by their numbers
+
+
+def _strongest(scores: Float[Tensor, "edges operations"], space: SearchSpace) -> Kept:
+    """Of each node the two incoming edges whose best operation scores most."""
+    best, operation = scores.max(dim=-1)
+    kept = []
+    for node in space.nodes:
+        incoming = [index for index, (_, target) in enumerate(space.edges) if target == node]
+        ranked = sorted(incoming, key=lambda index: -best[index].item())
+        kept.append(tuple((index, int(operation[index])) for index in sorted(ranked[:EDGES_PER_NODE])))
+    return kept
+
+
+def _with_fewer_skips(kept: Kept, scores: Float[Tensor, "edges operations"], space: SearchSpace, most: int) -> Kept:
+    """At most so many identities in a cell, as in the second regularisation of P-DARTS (Chen et al. 2019, Section 3.3).
+
+    The weakest identity that is kept is struck out, and its edge's next best operation, or another edge, takes its place; until
+    there are few enough.
+    """
+    scores = scores.clone()
+    while True:
+        skips = [each for node in kept for each in node if space.operations[each[1]] == SKIP and scores[each] > STRUCK_OUT]
+        if len(skips) <= most:
+            return kept
+        scores[min(skips, key=lambda each: scores[each].item())] = STRUCK_OUT
+        kept = _strongest(scores, space)

@@ -7,7 +7,7 @@ so that eps always means pixels.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WorkbookError, unknown
-from ..shapes import Float
+from ..shapes import Bool, Float
 from .cells import Cell, MixedCell
 from .folded import FoldedSupernet, can_fold
 from .genotype import Genotype, discretise, require_kinds
@@ -49,6 +49,7 @@ class Supernet(nn.Module):
     """All architectures of the space at once. `alphas` are parameters: one [edges, operations] matrix for each kind of cell.
 
     They are part of the state and follow `.to()`; `weights()` and `alphas` split the parameters into the two levels of Eq. (3).
+    It can be restricted to some of its operations, down to a single network.
     """
 
     def __init__(
@@ -71,23 +72,62 @@ class Supernet(nn.Module):
         self.alphas = nn.ParameterDict(
             {kind: nn.Parameter(ALPHA_SCALE * torch.randn(shape, generator=generator)) for kind in space.kinds}
         )
+        self.restricted = self.damped = False
 
     def weights(self) -> Iterator[nn.Parameter]:
         """The network weights: every parameter that is not an alpha."""
         return (parameter for name, parameter in self.named_parameters() if not name.startswith("alphas."))
 
+    def restrict(self, allowed: Mapping[str, Bool[Tensor, "edges operations"]] | None) -> None:
+        """Leave each edge only the operations that are allowed for its kind of cell; an edge without any gives 0.
+
+        None lifts it. What is not allowed is computed all the same, and weighs 0. From one restriction to another nothing but
+        the content of buffers changes, so that a recorded pass follows; with none and with one, passes are different ones.
+        """
+        self.restricted = allowed is not None
+        if allowed is not None:
+            self._fill("allowed", allowed)
+
+    def damp(self, factors: Mapping[str, Float[Tensor, "edges operations"]] | None) -> None:
+        """In training mode multiply the mixing weights by these, for instance by 0 and 1 / keep. None and recordings: as above."""
+        self.damped = factors is not None
+        if factors is not None:
+            self._fill("factors", factors)
+
+    @torch.no_grad()
+    def _fill(self, name: str, values: Mapping[str, Tensor]) -> None:
+        """Copy into buffers of that name, made when they are first needed; they are no part of the state."""
+        for kind, alphas in self.alphas.items():
+            value = values[kind]
+            if not hasattr(self, f"{name}_{kind}"):
+                self.register_buffer(f"{name}_{kind}", torch.empty_like(alphas, dtype=value.dtype), persistent=False)
+            getattr(self, f"{name}_{kind}").copy_(value, non_blocking=True)
+
+    def allowed(self) -> dict[str, Bool[Tensor, "edges operations"]] | None:
+        """What it is restricted to; None where to nothing."""
+        return {kind: getattr(self, f"allowed_{kind}") for kind in self.alphas} if self.restricted else None
+
     def mixing_weights(self) -> dict[str, Float[Tensor, "edges operations"]]:
-        """The softmaxed alphas of each kind of cell, Eq. (2)."""
-        return {kind: torch.softmax(alphas, dim=-1) for kind, alphas in self.alphas.items()}
+        """The alphas of each kind of cell, softmaxed over the operations that are allowed, Eq. (2)."""
+        allowed = self.allowed()
+        if allowed is None:
+            return {kind: torch.softmax(alphas, dim=-1) for kind, alphas in self.alphas.items()}
+        return {kind: _softmax_over(alphas, allowed[kind]) for kind, alphas in self.alphas.items()}
 
     def forward(self, images: Float[Tensor, "n c h w"], mixing: dict[str, Tensor] | None = None) -> Float[Tensor, "n classes"]:
         """Logits. `mixing` replaces the softmaxed alphas, for instance by 0 and 1."""
-        mixing = self.mixing_weights() if mixing is None else mixing
+        mixing = self._mixed() if mixing is None else mixing
         before = previous = self.stem(images)
         for cell in self.cells:
             assert isinstance(cell, MixedCell)
             before, previous = previous, cell(before, previous, mixing[cell.kind])
         return self.classifier(previous.mean(dim=(2, 3)))
+
+    def _mixed(self) -> dict[str, Tensor]:
+        weights = self.mixing_weights()
+        if not (self.damped and self.training):
+            return weights
+        return {kind: weight * getattr(self, f"factors_{kind}") for kind, weight in weights.items()}
 
     def folded(self, kernels: bool = True, tf32: bool = False) -> nn.Module:
         """What it computes in evaluation mode at its present weights and alphas, made to be attacked (see `folded.py`).
@@ -97,9 +137,9 @@ class Supernet(nn.Module):
         """
         return FoldedSupernet(self, kernels, tf32) if can_fold(self) else self
 
-    def genotype(self, name: str = "found") -> Genotype:
-        """The discrete architecture of the present alphas."""
-        return discretise(dict(self.alphas.items()), self.space, name)
+    def genotype(self, name: str = "found", most_skips: int | None = None) -> Genotype:
+        """The discrete architecture of the present alphas, made of what is allowed."""
+        return discretise(dict(self.alphas.items()), self.space, name, allowed=self.allowed(), most_skips=most_skips)
 
     def entropy(self) -> dict[str, float]:
         """Mean entropy of the edges of each kind of cell, in nats; log 7 = 1.95 at the start, 0 once decided."""
@@ -107,6 +147,14 @@ class Supernet(nn.Module):
         for kind, weights in self.mixing_weights().items():
             found[kind] = torch.special.entr(weights.detach()).sum(-1).mean().item()
         return found
+
+
+def _softmax_over(
+    alphas: Float[Tensor, "edges operations"], allowed: Bool[Tensor, "edges operations"]
+) -> Float[Tensor, "edges operations"]:
+    """Softmax over the allowed operations of each edge; exactly 0 for others, and no NaN where there are none."""
+    least = torch.finfo(alphas.dtype).min / 2
+    return torch.softmax(alphas.masked_fill(~allowed, least), dim=-1) * allowed
 
 
 class Classifier(nn.Module):

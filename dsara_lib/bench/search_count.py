@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architecture import Supernet
-from ..search import SearchConfig
+from ..search import Sampling, SearchConfig
 from ..search.passes import Passes
 from ..training import apply_gradients
 from .contests import NUM_CLASSES, reference, search_config
@@ -103,6 +103,7 @@ def count_optimizers(net: Supernet, config: SearchConfig) -> Count:
     sgd = torch.optim.SGD(weights, lr=0.1, momentum=config.momentum, weight_decay=config.weight_decay)
     adam = torch.optim.Adam(alphas, betas=config.architecture_betas, weight_decay=config.architecture_weight_decay)
     level = config.stages[0].upper_level
+    assert not isinstance(level, Sampling)  # which has no gradient to weigh
     jacobian = alphas[0].new_zeros(len(level.objectives), sum(alpha.numel() for alpha in alphas))
 
     def update() -> None:

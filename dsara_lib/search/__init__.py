@@ -1,12 +1,15 @@
 """The two-stage search (Sections 4.3 and 4.4).
 
-`objectives` are what alphas may minimise; `upper_level` and `rivals` weigh them, and `strategies` has these by name; `searcher`
-does it.
+`objectives` are what alphas may minimise; `upper_level` and `rivals` weigh them, `sampling` trains single paths instead, and
+`strategies` has these by name. `settings` are all settings, `ranking` chooses among paths; `searcher` does it.
 """
 
 from .objectives import OBJECTIVES, Objective
+from .ranking import Ranking
 from .rivals import DSRNA, NADAR, AdvRush
-from .searcher import SearchConfig, Searcher, Selection, Stage
+from .sampling import AntiBandit, RandomPaths, Sampling
+from .searcher import Searcher
+from .settings import SearchConfig, Selection, Stage
 from .strategies import STRATEGIES, make_strategy
 from .upper_level import MGDA, SingleObjective, SumOfLosses, UpperLevel
 
@@ -17,7 +20,11 @@ __all__ = [
     "OBJECTIVES",
     "STRATEGIES",
     "AdvRush",
+    "AntiBandit",
     "Objective",
+    "RandomPaths",
+    "Ranking",
+    "Sampling",
     "SearchConfig",
     "Searcher",
     "Selection",

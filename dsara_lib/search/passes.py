@@ -49,6 +49,7 @@ class Passes:
         self.craft = Captured(self._craft, self.device, graphs)
         self.weights_gradients = Captured(self._weights_gradients, self.device, graphs)
         self.alphas_gradient = Captured(self._alphas_gradient, self.device, graphs)
+        self.judge = Captured(self._judge, self.device, graphs)
         self._by_loss: dict[Loss, Captured] = {cross_entropy: self.alphas_gradient}
         self._graphs = graphs
 
@@ -89,6 +90,12 @@ class Passes:
             found, *accuracies = loss(self.supernet, self.precision, images, labels)
             return found.detach(), *accuracies, flat(torch.autograd.grad(found, self.alphas))
 
+    def _judge(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy in evaluation mode; nothing is changed."""
+        with torch.no_grad(), self.rounding():
+            logits = self.folded().eval()(images)
+            return F.cross_entropy(logits, labels), accuracy(logits, labels)
+
     def objective_gradient(self, objective: Objective) -> Captured:
         """`alphas_gradient` of that objective's loss. Objectives with the same loss share it, and so its recording."""
         if objective.loss not in self._by_loss:
@@ -122,6 +129,11 @@ class Passes:
         return self.craft(images, labels, noise)
 
     @property
+    def records(self) -> bool:
+        """Whether passes are recorded at all."""
+        return not isinstance(self.craft.graphs, NoGraphs)
+
+    @property
     def num_graphs(self) -> int:
         """Recordings so far, of all passes."""
         return sum(part.num_graphs for part in self._parts())
@@ -132,7 +144,7 @@ class Passes:
             part.release()
 
     def _parts(self) -> tuple[Captured, ...]:
-        return self.craft, self.weights_gradients, *self._by_loss.values()
+        return self.craft, self.weights_gradients, self.judge, *self._by_loss.values()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 `Searcher` is a job for `engine.run_epochs`; `Searcher.step` is one pass of Algorithm 2's loop body over a batch of each half.
 The passes through the supernet are in `passes`; what a step has measured is read once, by `read`, before the alphas change.
+Where paths are sampled, `sampling` takes the place of Algorithm 3, and `ranking` may take that of the choice among epochs.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,100 +20,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..architecture import Genotype, SearchSpace, Supernet
-from ..attacks import PGD
 from ..attacks.base import uniform_noise
-from ..capture import Graphs, precision_of
+from ..capture import Graphs
 from ..data import Augmentation, Batches, DataSet, halves
-from ..engine import Metrics, to_cpu
+from ..engine import COMMIT, Metrics, to_cpu
 from ..errors import WorkbookError
-from ..runs import describe, generator, seeded, write_atomically
+from ..runs import describe, generator, seeded, write_atomically, write_jsonl
 from ..shapes import Float, Int
 from ..training import Cosine, apply_gradients, measuring, set_learning_rate, whole_batches
 from .objectives import ADVERSARIAL, OBJECTIVES
 from .passes import Passes, flat
-from .upper_level import MGDA, Remembering, SingleObjective, SumOfLosses, UpperLevel
+from .paths import DROPPED, Allowed, alphas_of, dropped_skips, everything, genotype_of, strongest
+from .ranking import FILTERED, PathScores, Ranking, Row, best_of, ranking
+from .sampling import Learning, RandomPaths, Sampling
+from .settings import SearchConfig, Stage
+from .upper_level import MGDA, Remembering, UpperLevel
 
 SHIFT = 0.01  # length by which the finite difference of `second_order` moves the weights, as in DARTS
 COLLAPSE_SHARE = 0.5  # more than this share of identities in a cell is called a collapse
 FINITE = "finite"
+MEASURED = ("natural_loss", "natural_accuracy", "adversarial_loss", "adversarial_accuracy")
 Scalars = dict[str, Tensor]  # metrics that still lie on the device
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """So many epochs in which the alphas follow one upper level."""
-
-    epochs: int
-    upper_level: SingleObjective | SumOfLosses | MGDA | UpperLevel
-    architecture_lr: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which epoch's genotype is taken: the last whose smoothed adversarial validation accuracy is near the best.
-
-    Departs from the paper, which names no rule; see PAPER.md, "Stopping". `window` epochs are averaged, and `tolerance` is the
-    accuracy one may lie below the best.
-    """
-
-    window: int = 3
-    tolerance: float = 0.01
-
-    def __call__(self, accuracies: Sequence[float]) -> int:
-        """The chosen epoch, counted from 1."""
-        smoothed = [
-            sum(accuracies[max(0, i - self.window + 1) : i + 1]) / len(accuracies[max(0, i - self.window + 1) : i + 1])
-            for i in range(len(accuracies))
-        ]
-        # Rounded, so that a tolerance of 0.01 includes a difference of 0.01.
-        return max(i for i, value in enumerate(smoothed, 1) if round(max(smoothed) - value, 9) <= self.tolerance)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchConfig:
-    """The paper's search (Section 5.3); other settings are DARTS's."""
-
-    space: SearchSpace = SearchSpace()
-    num_cells: int = 8
-    channels: int = 24
-    stages: tuple[Stage, ...] = (
-        Stage(epochs=20, upper_level=SingleObjective(), architecture_lr=3e-4),
-        Stage(epochs=10, upper_level=MGDA(), architecture_lr=5e-5),
-    )
-    attack: PGD = PGD(eps=2 / 255, step_size=1 / 510, steps=7)
-    batch_size: int = 64
-    weights_lr: float = 0.025
-    weights_lr_floor: float = 0.0
-    momentum: float = 0.9
-    weight_decay: float = 3e-4
-    gradient_clip: float = 5.0
-    architecture_betas: tuple[float, float] = (0.5, 0.999)
-    architecture_weight_decay: float = 1e-3
-    alphas_first: bool = False
-    second_order: bool = False  # one unrolled step of the weights, by finite differences
-    validation_images: int = 1000  # of the alphas' half, measured after each epoch
-    selection: Selection = Selection()
-    precision: str = "float32"  # of the passes: "float32", "ieee" or "bfloat16", see `capture.PRECISIONS`
-
-    def __post_init__(self):
-        if not self.stages or any(stage.epochs < 1 for stage in self.stages):
-            raise WorkbookError(f"a search has at least one stage, and each at least one epoch; got {self.stages!r}")
-        if self.batch_size < 2:
-            raise WorkbookError(f"batch norm needs a batch_size of at least 2; got {self.batch_size}")
-        precision_of(self.precision)
-
-    @property
-    def epochs(self) -> int:
-        """E in Algorithm 1."""
-        return sum(stage.epochs for stage in self.stages)
-
-    def stage_at(self, epoch: int) -> tuple[int, Stage]:
-        """Number (from 1) and settings of the stage that epoch `epoch` (from 0) belongs to."""
-        for number, stage in enumerate(self.stages, 1):
-            if epoch < stage.epochs:
-                return number, stage
-            epoch -= stage.epochs
-        return len(self.stages), self.stages[-1]
 
 
 class Searcher:
@@ -140,43 +68,103 @@ class Searcher:
         self.validation = alphas_half.subset(shown).to(self.device)
         self.augmentation = Augmentation(crop_padding=data.crop_padding, flip=data.flip)
         self.noise_from = generator("search", seed)
-        with seeded("supernet", seed):
+        self._graphs, self._images = graphs, (data.num_classes, data.channels)
+        self._build(1)
+        self.epoch, self.num_epochs = 0, config.epochs
+        self.schedule = Cosine(floor=config.weights_lr_floor / config.weights_lr)
+        self.memories: dict[int, Tensor] = {}  # of upper levels that remember, by the number of their stage
+        self.allowed: Allowed = everything(config.space)  # the candidates of this stage
+        self.path: Allowed = self.allowed  # of the step under way, where paths are sampled
+        self.ranked: list[Row] = []
+        self._trained: dict[str, float] | None = None  # sums over the steps of an epoch that is only ranked any more
+        self._set_up(1)
+        self.alphas_by_epoch: list[dict[str, Tensor]] = [to_cpu(dict(self.supernet.alphas.items()))]
+        self.genotypes: list[Genotype] = []
+        self.scores: list[float] = []
+        self._measured: Metrics = {}
+
+    # -- stages ------------------------------------------------------------------------------------------------------
+
+    def _build(self, number: int) -> None:
+        """The supernet of the stage of that number at its beginning, its passes and its optimizers."""
+        config, (num_classes, in_channels) = self.config, self._images
+        # The first is named as it was when there was but one.
+        with seeded("supernet", self.seed, *([number] if number > 1 else [])):
             supernet = Supernet(
                 config.space,
-                num_cells=config.num_cells,
+                num_cells=config.depth(number),
                 channels=config.channels,
-                num_classes=data.num_classes,
-                in_channels=data.channels,
+                num_classes=num_classes,
+                in_channels=in_channels,
             )
         self.supernet = supernet.to(self.device)
-        self.passes = Passes(self.supernet, config.attack, precision=config.precision, device=self.device, graphs=graphs)
+        self.passes = Passes(self.supernet, config.attack, precision=config.precision, device=self.device, graphs=self._graphs)
         self.weights, self.alphas = self.passes.weights, self.passes.alphas
         self.weights_optimizer = torch.optim.SGD(
             self.weights, lr=config.weights_lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
         self.alphas_optimizer = torch.optim.Adam(
             self.alphas,
-            lr=config.stages[0].architecture_lr,
+            lr=config.stages[number - 1].architecture_lr,
             betas=config.architecture_betas,
             weight_decay=config.architecture_weight_decay,
         )
-        self.epoch, self.num_epochs = 0, config.epochs
-        self.schedule = Cosine(floor=config.weights_lr_floor / config.weights_lr)
-        self.memories: dict[int, Tensor] = {}  # of upper levels that remember, by the number of their stage
-        self.alphas_by_epoch: list[dict[str, Tensor]] = [to_cpu(dict(self.supernet.alphas.items()))]
-        self.genotypes: list[Genotype] = []
-        self.scores: list[float] = []
-        self._measured: Metrics = {}
+
+    def _enter(self, number: int) -> None:
+        """Begin the stage of that number: its candidates, and a new supernet where it has another depth."""
+        stage = self.config.stages[number - 1]
+        if stage.candidates is not None:
+            self.allowed = strongest(dict(self.supernet.alphas.items()), self.allowed, stage.candidates)
+        if self.config.depth(number) != self.config.depth(self.number):
+            self.passes.release()
+            self._build(number)
+        self._set_up(number)
+        self._sink()
+
+    def _set_up(self, number: int) -> None:
+        """Restrict and damp the supernet as the stage of that number wants it; recordings follow, or are dropped."""
+        self.number, stage = number, self.config.stages[number - 1]
+        restricted = isinstance(stage.upper_level, Sampling) or not all(table.all() for table in self.allowed.values())
+        damped = stage.skip_dropout > 0
+        if (restricted, damped) != (self.supernet.restricted, self.supernet.damped):
+            self.passes.release()
+        self.supernet.restrict(self.allowed if restricted else None)
+        self.supernet.damp(dropped_skips(self.config.space, 0.0, torch.Generator()) if damped else None)
+
+    @torch.no_grad()
+    def _sink(self) -> None:
+        """Alphas of what is no candidate lie where softmax makes almost nothing of them: weight decay would lift them."""
+        allowed = self.supernet.allowed()
+        if allowed is not None and not isinstance(self.config.stages[self.number - 1].upper_level, Sampling):
+            for kind, alphas in self.supernet.alphas.items():
+                alphas.masked_fill_(~allowed[kind], DROPPED)
+
+    @torch.no_grad()
+    def _set_alphas(self, values: Mapping[str, Tensor]) -> None:
+        for kind, alphas in self.supernet.alphas.items():
+            alphas.copy_(values[kind], non_blocking=True)
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
     def step(self, weights_batch: tuple[Tensor, Tensor], alphas_batch: tuple[Tensor, Tensor]) -> Metrics:
         """Algorithm 2, lines 3-7: the weights, then the alphas (or the other way round, where the settings say so)."""
+        self._draw()
         if self.config.alphas_first:
             architecture = self.step_architecture(*alphas_batch, weights_batch)
             return read(self.step_weights(*weights_batch)) | architecture
         unread = self.step_weights(*weights_batch)
         return self.step_architecture(*alphas_batch, weights_batch, unread)
+
+    def _draw(self) -> None:
+        """What is random of the supernet in the next step: its path, and which identities are dropped."""
+        number, stage = self.config.stage_at(self.epoch)
+        if isinstance(stage.upper_level, Sampling):
+            memory = self.memories.get(number)
+            self.path = stage.upper_level.draw(self.config.space, self.allowed, memory, self.noise_from)
+            self.supernet.restrict(self.path)
+        if stage.skip_dropout > 0:
+            left = 1 - (self.epoch - self.config.begins(number)) / stage.epochs
+            self.supernet.damp(dropped_skips(self.config.space, stage.skip_dropout * left, self.noise_from))
 
     def step_weights(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> Scalars:
         """Minimise the adversarial loss on a batch of the weights' half."""
@@ -198,6 +186,8 @@ class Searcher:
         """
         number, stage = self.config.stage_at(self.epoch)
         level = stage.upper_level
+        if isinstance(level, Sampling):
+            return self._reward(number, level, images, labels, unread)
         if self.config.second_order:
             jacobian, losses, measured = self._unrolled_jacobian(level, images, labels, *weights_batch)
         else:
@@ -217,8 +207,23 @@ class Searcher:
             )
         direction = (weights @ jacobian.double()).to(jacobian.dtype)
         apply_gradients(self.alphas_optimizer, self.alphas, self._split(direction))
+        self._sink()
         if memory is not None:
             self.memories[number] = memory
+        return metrics
+
+    def _reward(self, number: int, level: Sampling, images: Tensor, labels: Tensor, unread: Scalars | None) -> Metrics:
+        """In place of Algorithm 3: the adversarial accuracy of the step's path, for a sampling that learns from it."""
+        if not isinstance(level, Learning):
+            return read(unread or {})
+        space, steps = self.config.space, self.config.stages[number - 1].epochs * self.num_batches
+        memory = self.memories.get(number)
+        memory = level.start(space, self.allowed) if memory is None else memory
+        loss, right = self.passes.judge(self._shown(ADVERSARIAL, images, labels), labels)
+        metrics = read((unread or {}) | _told(ADVERSARIAL, loss.clone(), right.clone()))
+        reward = metrics[f"validation/{ADVERSARIAL}_accuracy"]
+        self.memories[number] = level.learn(space, self.allowed, memory, self.path, reward, steps)
+        self._set_alphas(level.alphas(space, self.memories[number]))
         return metrics
 
     def _shown(self, objective: str, images: Tensor, labels: Tensor) -> Tensor:
@@ -314,9 +319,21 @@ class Searcher:
     def run_epoch(self) -> Iterator[Metrics]:
         """One pass over both halves in step, then the validation measurement and the epoch's genotype."""
         number, stage = self.config.stage_at(self.epoch)
-        rate = self.config.weights_lr * self.schedule(self.epoch, self.num_epochs)
+        if number != self.number:
+            self._enter(number)
+        begun, epochs = self.config.life(number)
+        rate = self.config.weights_lr * self.schedule(self.epoch - begun, epochs)
         set_learning_rate(self.weights_optimizer, rate)
         set_learning_rate(self.alphas_optimizer, stage.architecture_lr)
+        sums = self._trained if self._trained is not None else (yield from self._stepping(number))
+        measured = yield from self._measuring(stage, sums)
+        self.epoch += 1
+        means = {key: value / self.num_batches for key, value in sums.items() if not key.startswith("validation/")}
+        rates = {"weights_lr": rate, "architecture_lr": stage.architecture_lr}
+        self._finish_epoch({"epoch": self.epoch, "stage": number, **rates, **means}, measured)
+
+    def _stepping(self, number: int) -> Generator[Metrics, None, dict[str, float]]:
+        """The steps of an epoch; returns the sums of their metrics."""
         pairs = zip(self._batches(self.weights_half), self._batches(self.alphas_half), strict=False)
         sums: dict[str, float] = {}
         for index, (weights_batch, alphas_batch) in enumerate(pairs):
@@ -325,24 +342,64 @@ class Searcher:
                 sums[key] = sums.get(key, 0.0) + value
             step = self.epoch * self.num_batches + index
             yield {"epoch": self.epoch + 1, "step": step, "stage": number, **metrics}
-        measured = yield from self._measuring()
-        self.epoch += 1
-        means = {key: value / self.num_batches for key, value in sums.items() if not key.startswith("validation/")}
-        rates = {"weights_lr": rate, "architecture_lr": stage.architecture_lr}
-        self._finish_epoch({"epoch": self.epoch, "stage": number, **rates, **means}, measured)
+        return sums
 
     def _batches(self, half: Any) -> Batches:
         return Batches(half, self.config.batch_size, self.noise_from, self.augmentation, drop_last=True)
 
-    def _measuring(self) -> Generator[Metrics, None, Metrics]:
+    def _measuring(self, stage: Stage, sums: dict[str, float]) -> Generator[Metrics, None, Metrics]:
+        """What the supernet is worth on the validation images; where paths are sampled, the one that the alphas prefer."""
+        rule = self.config.selection
+        if isinstance(rule, Ranking) and self.epoch + 1 == self.num_epochs:
+            return (yield from self._ranking(rule, sums))
+        if isinstance(stage.upper_level, Sampling):
+            alphas = dict(self.supernet.alphas.items())
+            path = stage.upper_level.shown(self.config.space, self.allowed, alphas)
+            return (yield from self._path_scores().measuring(path))
         # Where crafting is recorded, it is replayed, although it folds anew for each batch.
         attack: Any = self.passes.replayed_attack if self.passes.num_graphs else self.config.attack
         with torch.no_grad(), self.passes.rounding():
             folded = self.passes.folded()
-        return measuring(folded, self.validation, attack, self.config.batch_size, self.seed, self.passes.rounding)
+        return (yield from measuring(folded, self.validation, attack, self.config.batch_size, self.seed, self.passes.rounding))
+
+    def _path_scores(self) -> PathScores:
+        rule = self.config.selection
+        return PathScores(
+            self.supernet,
+            self.passes,
+            self.weights_half,
+            self.validation,
+            batch_size=self.config.batch_size,
+            recalibration=rule.recalibration if isinstance(rule, Ranking) else Ranking.recalibration,
+            seed=self.seed,
+        )
+
+    def _ranking(self, rule: Ranking, sums: dict[str, float]) -> Generator[Metrics, None, Metrics]:
+        """Measure sampled paths; the best becomes what the alphas say. Committed now and then, as it takes long."""
+        space = self.config.space
+        drawn_from, sampling = generator("ranking", self.seed), RandomPaths()
+        attacked = self.num_epochs * self.num_batches * self.config.batch_size
+        count = rule.num_samples(attacked, len(self.validation))
+        paths = [sampling.draw(space, self.allowed, None, drawn_from) for _ in range(count)]
+        if not self.supernet.restricted:
+            self.passes.release()
+        self.supernet.restrict(self.allowed)
+        if self._trained is None:
+            genotypes = [genotype_of(path, space, f"path {at}") for at, path in enumerate(paths, 1)]
+            self.ranked = [{"genotype": replace(each, strengths=None).to_dict(), FILTERED: False} for each in genotypes]
+            self._trained = sums
+            yield COMMIT
+        yield from ranking(rule, self._path_scores(), paths, self.ranked)
+        self._trained, best = None, best_of(self.ranked)
+        self.supernet.restrict(paths[best])
+        self._set_alphas(alphas_of(paths[best]))
+        return {key: value for key, value in self.ranked[best].items() if key in MEASURED}
 
     def _finish_epoch(self, metrics: Metrics, measured: Metrics) -> None:
-        genotype = self.supernet.genotype(f"{self.data_name} epoch {self.epoch}")
+        if isinstance(self.config.stages[self.number - 1].upper_level, Sampling) and not self.ranked:
+            self.supernet.restrict(self.allowed)
+        most_skips = None if self.ranked else self.config.most_skips
+        genotype = self.supernet.genotype(f"{self.data_name} epoch {self.epoch}", most_skips)
         self.alphas_by_epoch.append(to_cpu(dict(self.supernet.alphas.items())))
         self.genotypes.append(genotype)
         self.scores.append(measured["adversarial_accuracy"])
@@ -371,11 +428,12 @@ class Searcher:
     def chosen(self, name: str = "found") -> Genotype:
         """The genotype of the chosen epoch."""
         genotype = self.genotypes[self.chosen_epoch - 1]
+        ranked = f"best of {len(self.ranked)} ranked paths, " if self.ranked else ""
         return Genotype(
             name=name,
             cells=genotype.cells,
             strengths=genotype.strengths,
-            source=f"search on {self.data_name}, epoch {self.chosen_epoch} of {self.num_epochs}",
+            source=f"search on {self.data_name}, {ranked}epoch {self.chosen_epoch} of {self.num_epochs}",
         )
 
     def settings(self) -> Any:
@@ -387,6 +445,10 @@ class Searcher:
         """Weights, alphas, both optimizers, random numbers, what upper levels remember, and what was found in each epoch."""
         return {
             "epoch": self.epoch,
+            "stage": self.number,
+            "allowed": dict(self.allowed),
+            "ranked": [dict(row) for row in self.ranked],
+            "trained": self._trained,
             "supernet": to_cpu(self.supernet.state_dict()),
             "weights_optimizer": to_cpu(self.weights_optimizer.state_dict()),
             "alphas_optimizer": to_cpu(self.alphas_optimizer.state_dict()),
@@ -401,17 +463,29 @@ class Searcher:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self.epoch = state["epoch"]
+        number = state.get("stage", self.config.stage_at(max(0, self.epoch - 1))[0])
+        if self.config.depth(number) != self.config.depth(self.number):
+            self.passes.release()
+            self._build(number)
+        self.allowed = state.get("allowed", everything(self.config.space))
+        self.ranked, self._trained = [dict(row) for row in state.get("ranked", [])], state.get("trained")
+        self._set_up(number)
         self.supernet.load_state_dict(state["supernet"])
         self.weights_optimizer.load_state_dict(state["weights_optimizer"])
         self.alphas_optimizer.load_state_dict(state["alphas_optimizer"])
         self.noise_from.set_state(state["generator"])
-        self.memories = {number: memory.to(self.device) for number, memory in state.get("memories", {}).items()}
+        self.memories = {at: memory.to(self._memory_device(at)) for at, memory in state.get("memories", {}).items()}
         self.alphas_by_epoch = [dict(alphas) for alphas in state["alphas_by_epoch"]]
         self.genotypes = [Genotype.from_dict(written) for written in state["genotypes"]]
         self.scores, self._measured = list(state["scores"]), dict(state["measured"])
 
+    def _memory_device(self, number: int) -> torch.device:
+        """What a sampling remembers stays on the CPU, where it draws."""
+        sampling = isinstance(self.config.stages[number - 1].upper_level, Sampling)
+        return torch.device("cpu") if sampling else self.device
+
     def export(self, folder: Path) -> None:
-        """Write alphas.npz, and at the end the chosen genotype and why it was chosen, beside the histories."""
+        """Write alphas.npz, and at the end the chosen genotype and what it was ranked with, beside the histories."""
         arrays: dict[str, Any] = {
             kind: np.stack([alphas[kind].numpy() for alphas in self.alphas_by_epoch]) for kind in self.config.space.kinds
         }
@@ -422,6 +496,9 @@ class Searcher:
         write_atomically(folder / "alphas.npz", buffer.getvalue())
         if self.epoch == self.num_epochs:
             self.chosen().save(folder / "genotype.json")
+            if self.ranked:
+                best = best_of(self.ranked)
+                write_jsonl(folder / "ranking.jsonl", [row | {"chosen": at == best} for at, row in enumerate(self.ranked)])
 
 
 def collapse(genotype: Genotype) -> str:

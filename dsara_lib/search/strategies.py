@@ -1,4 +1,4 @@
-"""Upper levels by name. A name says what alphas follow; the rest of a method (stages, rates) is said by `SearchConfig`."""
+"""Upper levels and samplings by name. A name says what alphas follow; `SearchConfig` says the rest of a method."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import unknown
 from .objectives import ADVERSARIAL, COST, NATURAL
 from .rivals import DSRNA, NADAR, AdvRush
+from .sampling import AntiBandit, RandomPaths, Sampling
 from .upper_level import MGDA, SingleObjective, SumOfLosses, UpperLevel
 
 STRATEGIES: dict[str, Any] = {
@@ -21,11 +22,13 @@ STRATEGIES: dict[str, Any] = {
     "advrush": AdvRush(),
     "dsrna": DSRNA(),
     "nadar": NADAR(),
+    "random-paths": RandomPaths(),  # RobNet's one-shot training, and random search
+    "abanditnas": AntiBandit(),
 }
 
 
-def make_strategy(name: str) -> UpperLevel:
-    """The upper level of that name. Raises WorkbookError with the nearest known one."""
+def make_strategy(name: str) -> UpperLevel | Sampling:
+    """The upper level or sampling of that name. Raises WorkbookError with the nearest known one."""
     if name not in STRATEGIES:
         raise unknown("strategy", name, STRATEGIES)
     return STRATEGIES[name]
