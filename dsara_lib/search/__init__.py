@@ -5,7 +5,7 @@ does it.
 """
 
 from .objectives import OBJECTIVES, Objective
-from .rivals import DSRNA, NADAR, AdvRush
+from .rivals import DSRNA, NADAR, RACL, AdvRush
 from .searcher import SearchConfig, Searcher, Selection, Stage
 from .strategies import STRATEGIES, make_strategy
 from .upper_level import MGDA, SingleObjective, SumOfLosses, UpperLevel
@@ -15,6 +15,7 @@ __all__ = [
     "MGDA",
     "NADAR",
     "OBJECTIVES",
+    "RACL",
     "STRATEGIES",
     "AdvRush",
     "Objective",

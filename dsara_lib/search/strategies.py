@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import unknown
 from .objectives import ADVERSARIAL, COST, NATURAL
-from .rivals import DSRNA, NADAR, AdvRush
+from .rivals import DSRNA, NADAR, RACL, AdvRush
 from .upper_level import MGDA, SingleObjective, SumOfLosses, UpperLevel
 
 STRATEGIES: dict[str, Any] = {
@@ -21,6 +21,7 @@ STRATEGIES: dict[str, Any] = {
     "advrush": AdvRush(),
     "dsrna": DSRNA(),
     "nadar": NADAR(),
+    "racl": RACL(),
 }
 
 
