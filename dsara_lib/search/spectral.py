@@ -6,6 +6,8 @@ All is float64, differentiable, and made of a fixed number of matrix products, s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import cast
 
 import torch
@@ -70,17 +72,30 @@ def _between(kernel: int) -> float:
     return math.cos((kernel - 1) / 2 * math.pi / GRID) ** 2
 
 
-def pooling_norm(pool: nn.Module, size: tuple[int, int], like: Tensor) -> Float[Tensor, ""]:
+def pooling_norm(pool: nn.Module, size: tuple[int, int]) -> float:
     """The l2 norm of a pooling on images of that size: by its overlap for the maximum, of its matrix for the mean."""
+    kernel, stride, padding = (cast(int, getattr(pool, name)) for name in ("kernel_size", "stride", "padding"))
     if isinstance(pool, nn.MaxPool2d):
-        overlap = math.ceil(cast(int, pool.kernel_size) / cast(int, pool.stride))  # windows along an axis that see one pixel
-        return like.new_full((), float(overlap), dtype=torch.float64)
+        return float(math.ceil(kernel / stride))  # windows along an axis that see one pixel; along both, the square of its root
     assert isinstance(pool, nn.AvgPool2d)
-    kernel, stride, padding = (cast(int, each) for each in (pool.kernel_size, pool.stride, pool.padding))
-    sides = [
-        F.avg_pool1d(
-            torch.eye(n, dtype=torch.float64, device=like.device)[:, None], kernel, stride, padding, False, pool.count_include_pad
-        )[:, 0]
-        for n in size
-    ]  # the mean over a square is the mean of means
-    return torch.cat([spectral_norms(side[None]) for side in sides]).prod()
+    # The mean over a square is the mean of means.
+    return math.prod(_mean_norm(side, kernel, stride, padding, pool.count_include_pad) for side in size)
+
+
+@cache
+def _mean_norm(size: int, kernel: int, stride: int, padding: int, count_include_pad: bool) -> float:
+    unit = torch.eye(size, dtype=torch.float64, device="cpu")[:, None]
+    means = F.avg_pool1d(unit, kernel, stride, padding, count_include_pad=count_include_pad)
+    return spectral_norms(means[:, 0][None])[0].item()
+
+
+def by_shape(norms: Callable[[Tensor], Tensor], tensors: Sequence[Tensor]) -> list[Float[Tensor, " n"]]:
+    """`norms` of each of some tensors [n, ...]: those that differ in n alone are computed together."""
+    places: dict[torch.Size, list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        places.setdefault(tensor.shape[1:], []).append(place)
+    found: dict[int, Tensor] = {}
+    for alike in places.values():
+        together = norms(torch.cat([tensors[place] for place in alike]))
+        found |= dict(zip(alike, together.split([len(tensors[place]) for place in alike]), strict=True))
+    return [found[place] for place in range(len(tensors))]
