@@ -1,4 +1,4 @@
-"""The command line behind workbook.py: demo, run, nb, lab, cost, bench, report. Thin: each command is a few calls.
+"""The command line behind workbook.py: demo, run, nb, lab, cost, draw, bench, report. Thin: each command is a few calls.
 
 torch is imported only where a command computes in this process, so that the first line appears at once.
 """
@@ -13,9 +13,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import WorkbookError, unknown
+
+if TYPE_CHECKING:
+    from .architecture import AnyBlueprint
 
 CHAIN = ("01", "02", "03", "04", "05", "06", "09")
 FULL = ("01", "02")  # notebooks that take all settings of a run; the others read them from its folder
@@ -74,6 +77,17 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("--channels", type=int, help="initial channels (as published; 64 for a file)")
     cost.add_argument("--classes", type=int, default=10)
     cost.add_argument("--image-size", type=int, default=32)
+
+    draw = commands.add_parser("draw", help="a picture of an architecture, or of one of its cells")
+    draw.set_defaults(command=draw_architecture)
+    draw.add_argument("name", help="a network of the paper's tables, such as DSARA or ResNet-18, or a genotype file")
+    which = draw.add_mutually_exclusive_group()
+    which.add_argument("--kind", help="only the cell of that kind: accurate, robust or reduction")
+    which.add_argument("--cell", type=int, metavar="K", help="only the cell at that place of the stack, from 1")
+    draw.add_argument("--out", help="file that ends in .svg, .png or .pdf (<name>.svg)")
+    draw.add_argument("--num-cells", type=int, help="cells (as published; 20 for a file)")
+    draw.add_argument("--channels", type=int, help="initial channels (as published; 64 for a file)")
+    draw.add_argument("--image-size", type=int, default=32)
 
     bench = commands.add_parser("bench", help="the fast ways beside the plain ones: times, operations, memory")
     bench.set_defaults(command=run_bench)
@@ -164,21 +178,12 @@ def open_lab(given: argparse.Namespace) -> int:
 
 def show_cost(given: argparse.Namespace) -> None:
     """What an architecture costs, as a line of text or JSON."""
-    from .architecture import AnyBlueprint, Blueprint, Genotype, SearchSpace, blueprint_cost, zoo
+    from .architecture import blueprint_cost, zoo
 
-    name, note = zoo.full_name(given.name), ""
+    name = zoo.full_name(given.name)
     if name in zoo.paper_only():
         return _show_printed(name, zoo.paper_only()[name], given.json)
-    size = {k: v for k, v in (("num_cells", given.num_cells), ("channels", given.channels)) if v is not None}
-    if given.name.endswith(".json") or Path(given.name).is_file():
-        genotype = Genotype.load(given.name)
-        dsara = "robust" in genotype.cells
-        space = SearchSpace() if dsara else SearchSpace(placement="A-A-A", filters=(1, 2, 4))
-        size = {"num_cells": 20, "channels": 64} | size
-        blueprint: AnyBlueprint = Blueprint(genotype=genotype, space=space, num_classes=given.classes, **size)
-    else:
-        entry = zoo.load(name)
-        blueprint, note = entry.blueprint(given.classes, **size), entry.note
+    blueprint, note = _blueprint(given, given.classes)
     counted = blueprint_cost(blueprint, given.image_size)
     if given.json:
         fields = {"parameters": counted.parameters, "multiply_adds": counted.multiply_adds}
@@ -192,6 +197,39 @@ def show_cost(given: argparse.Namespace) -> None:
     )
     if note:
         print(note)
+
+
+def _blueprint(given: argparse.Namespace, num_classes: int = 10) -> tuple[AnyBlueprint, str]:
+    """The network of a name or a genotype file at the size that is asked for, and what is to be noted about it."""
+    from .architecture import Blueprint, Genotype, SearchSpace, zoo
+
+    size = {k: v for k, v in (("num_cells", given.num_cells), ("channels", given.channels)) if v is not None}
+    if given.name.endswith(".json") or Path(given.name).is_file():
+        genotype = Genotype.load(given.name)
+        dsara = "robust" in genotype.cells
+        space = SearchSpace() if dsara else SearchSpace(placement="A-A-A", filters=(1, 2, 4))
+        size = {"num_cells": 20, "channels": 64} | size
+        return Blueprint(genotype=genotype, space=space, num_classes=num_classes, **size), ""
+    entry = zoo.load(zoo.full_name(given.name))
+    return entry.blueprint(num_classes, **size), entry.note
+
+
+def draw_architecture(given: argparse.Namespace) -> None:
+    """The stack of a network, or one of its cells, as a file."""
+    from .drawing import cell_name, draw_cell, draw_network
+    from .runs import write_atomically
+
+    blueprint, _ = _blueprint(given)
+    name = f"{given.kind} cell" if given.kind else None if given.cell is None else cell_name(blueprint, given.cell)
+    plain = "-".join(filter(None, (_plain(blueprint.name).lower(), name and name.replace(" ", "-"))))
+    out = Path(given.out or f"{plain}.svg")
+    format = out.suffix.removeprefix(".").lower()
+    if name is None:
+        picture = draw_network(blueprint, image_size=given.image_size, format=format)
+    else:
+        picture = draw_cell(blueprint, name, format=format)
+    write_atomically(out, picture)
+    print(f"written: {out}")
 
 
 def _show_printed(name: str, note: str, as_json: bool) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from dsara_lib import drawing
 from dsara_lib.architecture import OPERATIONS, Edge, Genotype
+from dsara_lib.drawing import cells as drawing
 from dsara_lib.errors import WorkbookError
 from dsara_lib.legend import OPERATION_COLORS, operation_color, short
 
@@ -157,7 +157,7 @@ def test_picture_is_the_same_where_no_fonts_are_installed(
     monkeypatch.setenv("FONTCONFIG_FILE", str(conf))
     assert drawing.draw(found, "accurate", backend="dot", format="png") == with_fonts
     assert os.environ["FONTCONFIG_FILE"] == str(conf), "what was set is set again"
-    source = drawing.dot_source({"accurate": drawing.cell_lines(found, "accurate")}, None, drawing.PNG_DPI)
+    source = drawing.dot_source({"accurate cell": drawing.Graph(drawing.cell_lines(found, "accurate"))}, None, drawing.PNG_DPI)
     boxes = subprocess.run([dot, "-Kdot", "-Tpng"], input=source.encode(), capture_output=True, check=True).stdout
     assert boxes != with_fonts, "without our fonts this machine's dot would draw boxes"
 

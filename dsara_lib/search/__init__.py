@@ -6,7 +6,7 @@
 
 from .objectives import OBJECTIVES, Objective
 from .ranking import Ranking
-from .rivals import DSRNA, NADAR, AdvRush
+from .rivals import DSRNA, NADAR, RACL, AdvRush
 from .sampling import AntiBandit, RandomPaths, Sampling
 from .searcher import Searcher
 from .settings import SearchConfig, Selection, Stage
@@ -18,6 +18,7 @@ __all__ = [
     "MGDA",
     "NADAR",
     "OBJECTIVES",
+    "RACL",
     "STRATEGIES",
     "AdvRush",
     "AntiBandit",

@@ -19,8 +19,10 @@ from ..architecture import SearchSpace, Slot, Supernet, edge_costs
 from ..capture import at_precision
 from ..shapes import Float, Int
 from ..training import accuracy
+from .lipschitz import LipschitzBound
 
 NATURAL, ADVERSARIAL, COST, CURVATURE, JACOBIAN = "natural", "adversarial", "cost", "curvature", "jacobian"
+LIPSCHITZ = "lipschitz"
 PROBE = 0.37  # length of the step by which curvature is felt, in the l2 norm of images in [0, 1]
 Loss = Callable[[Supernet, str, Tensor, Tensor], tuple[Tensor, ...]]
 
@@ -113,4 +115,5 @@ OBJECTIVES: dict[str, Objective] = {
     COST: Objective(loss=expected_cost),
     CURVATURE: Objective(loss=curvature),
     JACOBIAN: Objective(loss=jacobian_norm),
+    LIPSCHITZ: Objective(loss=LipschitzBound()),
 }

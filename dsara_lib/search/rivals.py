@@ -7,14 +7,16 @@ abstracts: of these the formula is our reading. PAPER.md, "Rivals", has them sid
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import WorkbookError
 from ..shapes import Float
-from .objectives import ADVERSARIAL, CURVATURE, JACOBIAN, NATURAL
+from .objectives import ADVERSARIAL, CURVATURE, JACOBIAN, LIPSCHITZ, NATURAL
 from .upper_level import check_objectives, filled
 
 
@@ -79,28 +81,32 @@ class DSRNA:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NADAR:
-    """Minimise L_adversarial where L_natural <= bound, by an augmented Lagrangian with a multiplier mu (Li et al., NeurIPS 2021).
+class Constrained:
+    """Minimise one loss where another stays within a bound, by an augmented Lagrangian with a multiplier mu. To be inherited from.
 
-    With c = L_natural - bound the alphas follow the gradient of L_adversarial + (max(0, mu + rho * c)^2 - mu^2) / (2 rho), which
-    weighs the natural gradient by max(0, mu + rho * c); after the step that is the new mu. So mu grows while the constraint is
-    violated and goes back to 0 where it holds (Rockafellar 1973).
-
-    Assumed: NADAR dilates a trained backbone, whose natural loss is the bound, and also limits FLOPs; here is no backbone, so the
-    bound is a setting, and small networks are the objective "cost". c is taken on each batch of the alphas' half.
+    With c = constrained - bound the alphas follow the gradient of minimised + (max(0, mu + rho * c)^2 - mu^2) / (2 rho), which
+    weighs the constrained gradient by max(0, mu + rho * c); after the step that is the new mu. So mu grows while the constraint is
+    violated and goes back to 0 where it holds (Rockafellar 1973). c is taken on each batch of the alphas' half.
     """
 
-    bound: float = 1.0  # of the natural loss, in nats
+    constrained: ClassVar[str]
+    minimised: ClassVar[str]
+    lowest: ClassVar[float] = -math.inf  # that the constrained loss can be
+
+    bound: float
     rho: float = 0.01
 
     def __post_init__(self):
-        if not self.bound >= 0 or not self.rho > 0:
-            raise WorkbookError(f"the bound of a loss is at least 0 and rho above 0; got {self.bound!r} and {self.rho!r}")
+        if not self.lowest <= self.bound < math.inf or not self.rho > 0:
+            raise WorkbookError(
+                f"the bound of the {self.constrained} loss is a number of at least {self.lowest:g} and rho above 0; "
+                f"got {self.bound!r} and {self.rho!r}"
+            )
 
     @property
     def objectives(self) -> tuple[str, ...]:
         """The constrained loss first, then the one that is minimised."""
-        return (NATURAL, ADVERSARIAL)
+        return (self.constrained, self.minimised)
 
     def start(self, jacobian: Float[Tensor, "objectives parameters"]) -> Float[Tensor, " memory"]:
         """mu = 0."""
@@ -119,3 +125,36 @@ class NADAR:
     def remember(self, losses: Float[Tensor, " objectives"], memory: Float[Tensor, " memory"]) -> Float[Tensor, " memory"]:
         """mu after a step: max(0, mu + rho * c)."""
         return (memory + self.rho * (losses[:1].double() - self.bound)).clamp_min(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NADAR(Constrained):
+    """Minimise L_adversarial where L_natural <= bound, as `Constrained` does (Li et al., NeurIPS 2021).
+
+    Assumed: NADAR dilates a trained backbone, whose natural loss is the bound, and also limits FLOPs; here is no backbone, so the
+    bound is a setting, and small networks are the objective "cost".
+    """
+
+    constrained: ClassVar[str] = NATURAL
+    minimised: ClassVar[str] = ADVERSARIAL
+    lowest: ClassVar[float] = 0.0
+
+    bound: float = 1.0  # of the natural loss, in nats
+
+
+@dataclass(frozen=True, kw_only=True)
+class RACL(Constrained):
+    """Minimise L_natural where Pr(Lipschitz bound <= e^bound * that of equal alphas) >= eta (Dong et al. 2020, arXiv 2009.00902).
+
+    The quantile of the bound is `lipschitz.LipschitzBound`, which has eta and the deviation of the weights, as the objective
+    "lipschitz"; the constraint is kept as `Constrained` does.
+
+    Assumed, since the abstract is all that is known here: the natural loss is what is minimised, the augmented Lagrangian keeps the
+    limit, and the limit is relative, so that one number serves every depth; 0 lets no architecture stretch more than the undecided
+    one. Departs: the weights learn on attacked images also while searching.
+    """
+
+    constrained: ClassVar[str] = LIPSCHITZ
+    minimised: ClassVar[str] = NATURAL
+
+    bound: float = 0.0  # of the logarithm, in nats

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import unknown
 from .objectives import ADVERSARIAL, COST, NATURAL
-from .rivals import DSRNA, NADAR, AdvRush
+from .rivals import DSRNA, NADAR, RACL, AdvRush
 from .sampling import AntiBandit, RandomPaths, Sampling
 from .upper_level import MGDA, SingleObjective, SumOfLosses, UpperLevel
 
@@ -22,6 +22,7 @@ STRATEGIES: dict[str, Any] = {
     "advrush": AdvRush(),
     "dsrna": DSRNA(),
     "nadar": NADAR(),
+    "racl": RACL(),
     "random-paths": RandomPaths(),  # RobNet's one-shot training, and random search
     "abanditnas": AntiBandit(),
 }

@@ -22,18 +22,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
-from .errors import unknown
-from .legend import GREY, INK, INPUTS, OUTPUT, PALE, darker, node_name, operation_color, short
-from .runs import write_atomically
+from ..errors import unknown
+from ..legend import GREEN, GREY, INK, INPUTS, ORANGE, OUTPUT, PALE, PURPLE, VERMILLION, darker, node_name, operation_color, short
+from ..runs import write_atomically
 
 if TYPE_CHECKING:
-    from .architecture import Genotype
+    from ..architecture import Genotype
 
 FONT = "DejaVu Sans"
+GABOR, DENOISING = "#8C2D04", "#54278F"
 PNG_DPI = 200
-FORMATS = ("svg", "png")
+FORMATS = ("svg", "png", "pdf")
+KEPT = FORMATS[:2]  # of the cells of a run: PNG for readers that leave SVG out
 # A margin around a label keeps wide edges off it; only Graphviz's HTML-like labels have one.
 LABEL = '<table border="0" cellborder="0" cellpadding="3" cellspacing="0"><tr><td>{}</td></tr></table>'
+
+
+# Operations of ABanditNAS that no other space has: words and colours, those that remove noise by themselves.
+OTHERS = {
+    "conv_3x3": ("conv 3x3", ORANGE),
+    "conv_5x5": ("conv 5x5", VERMILLION),
+    "max_pool": ("max", GREEN),
+    "avg_pool": ("avg", PURPLE),
+    "gab_filt": ("Gabor filter", GABOR),
+    "dtp_blok": ("denoising", DENOISING),
+}
 
 
 @dataclass(frozen=True)
@@ -44,21 +57,24 @@ class Line:
     node: str
     operation: str | None = None
     strength: float | None = None
+    beside: bool = False  # another operation of the same edge
 
     @property
     def label(self) -> str:
         """'sep 3x3' or, with a strength, 'sep 3x3  0.31'."""
-        name = "" if self.operation is None else short(self.operation)
+        name = "" if self.operation is None else OTHERS[self.operation][0] if self.operation in OTHERS else short(self.operation)
         return name if self.strength is None else f"{name}  {self.strength:.2f}"
 
     def id_in(self, kind: str) -> str:
-        """The id of its element in an SVG: 'accurate:k-2->3'."""
-        return f"{kind}:{self.source}->{self.node}"
+        """The id of its element in an SVG: 'accurate:k-2->3'; of one beside others its operation, too."""
+        return f"{kind}:{self.source}->{self.node}" + (f":{self.operation}" if self.beside else "")
 
     @property
     def color(self) -> str:
         """The operation's, grey for the concatenation."""
-        return GREY if self.operation is None else operation_color(self.operation)
+        if self.operation is None:
+            return GREY
+        return OTHERS[self.operation][1] if self.operation in OTHERS else operation_color(self.operation)
 
     @property
     def width(self) -> float:
@@ -66,6 +82,17 @@ class Line:
         if self.operation is None:
             return 0.8
         return 1.8 if self.strength is None else 0.8 + 5 * self.strength
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A cell: its lines, and the nodes that come from outside."""
+
+    lines: list[Line]
+    inputs: tuple[str, ...] = INPUTS
+
+
+Graphs = dict[str, Graph]  # by what each is called
 
 
 def cell_lines(genotype: Genotype, kind: str) -> list[Line]:
@@ -96,12 +123,19 @@ def draw(
     `backend` is 'dot', 'pygraphviz', 'matplotlib' or 'auto', the first of them that this machine has.
     """
     kinds = tuple(genotype.cells) if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    cells = {f"{kind} cell": Graph(cell_lines(genotype, kind)) for kind in kinds}
+    return draw_graphs(cells, title=title, backend=backend, format=format)
+
+
+def draw_graphs(cells: Graphs, *, title: str | None = None, backend: str = "auto", format: str = "svg") -> bytes:
+    """A picture of these cells, one below the other, as `draw` makes it."""
     if format not in FORMATS:
         raise unknown("picture format", format, FORMATS)
     if backend not in ("auto", *BACKENDS):
         raise unknown("drawing backend", backend, ("auto", *BACKENDS))
-    cells = {kind: cell_lines(genotype, kind) for kind in kinds}
-    return BACKENDS[best_backend() if backend == "auto" else backend](cells, title, format)
+    if backend == "auto":  # not every Graphviz writes PDF
+        backend = "matplotlib" if format == "pdf" else best_backend()
+    return BACKENDS[backend](cells, title, format)
 
 
 def best_backend() -> str:
@@ -123,7 +157,7 @@ def cells_svg(genotype: Genotype, *, title: str | None = None, backend: str = "a
 
 def save_cells(genotype: Genotype, folder: str | Path, *, backend: str = "auto") -> list[Path]:
     """Write `cell_<kind>.svg` and `.png` for each kind of cell; the paths written."""
-    paths = [Path(folder) / f"cell_{kind}.{format}" for kind in genotype.cells for format in FORMATS]
+    paths = [Path(folder) / f"cell_{kind}.{format}" for kind in genotype.cells for format in KEPT]
     for path in paths:
         kind, format = path.stem.removeprefix("cell_"), path.suffix.removeprefix(".")
         title = f"{genotype.name}: {kind} cell"
@@ -134,28 +168,29 @@ def save_cells(genotype: Genotype, folder: str | Path, *, backend: str = "auto")
 # Graphviz ------------------------------------------------------------------------------------------------------------
 
 
-def dot_source(cells: dict[str, list[Line]], title: str | None, dpi: int | None = None) -> str:
+def dot_source(cells: Graphs, title: str | None, dpi: int | None = None) -> str:
     """The cells in the DOT language, each a cluster."""
     graph = {"rankdir": "LR", "nodesep": 0.12, "ranksep": 0.25, "margin": 0.05, "pad": 0.05, "fontsize": 13}
     graph |= {"labelloc": "t", "label": title or "", "fontname": FONT, "fontcolor": INK} | ({"dpi": dpi} if dpi else {})
     node = {"fontname": FONT, "fontsize": 12, "fontcolor": INK, "color": INK, "style": "filled", "fillcolor": "white"}
     edge = {"fontname": FONT, "fontsize": 10, "arrowsize": 0.6}
     body = [f"graph {_attributes(graph)}", f"node {_attributes(node)}", f"edge {_attributes(edge)}"]
-    for kind, lines in reversed(cells.items()):  # Graphviz stacks clusters from below
-        heading = {"label": f"{kind} cell" if len(cells) > 1 else "", "labeljust": "l", "color": "white"}
-        inside = [f"graph {_attributes(heading)}", *_dot_nodes(kind, lines)]
-        inside += [_dot_edge(kind, line) for line in lines]
-        body.append(f"subgraph cluster_{kind} {{\n" + "\n".join(inside) + "\n}")
+    for name, cell in reversed(cells.items()):  # Graphviz stacks clusters from below
+        kind = name.removesuffix(" cell")
+        heading = {"label": name if len(cells) > 1 else "", "labeljust": "l", "color": "white"}
+        inside = [f"graph {_attributes(heading)}", *_dot_nodes(kind, cell)]
+        inside += [_dot_edge(kind, line) for line in cell.lines]
+        body.append(f"subgraph {_quoted(f'cluster_{kind}')} {{\n" + "\n".join(inside) + "\n}")
     return "digraph cells {\n" + "\n".join(body) + "\n}\n"
 
 
-def _dot_nodes(kind: str, lines: list[Line]) -> Iterator[str]:
+def _dot_nodes(kind: str, cell: Graph) -> Iterator[str]:
     circle = {"shape": "circle", "width": 0.36, "fixedsize": True}
     box = {"shape": "box", "height": 0.36, "fillcolor": PALE}
-    for name in dict.fromkeys([*INPUTS, *(line.node for line in lines)]):
-        look = box if name in (*INPUTS, OUTPUT) else circle
+    for name in dict.fromkeys([*cell.inputs, *(line.node for line in cell.lines)]):
+        look = box if name in (*cell.inputs, OUTPUT) else circle
         yield f"{_quoted(f'{kind} {name}')} {_attributes({'label': name} | look)}"
-    upwards = " -> ".join(_quoted(f"{kind} {name}") for name in reversed(INPUTS))
+    upwards = " -> ".join(_quoted(f"{kind} {name}") for name in reversed(cell.inputs))
     yield f"{{rank=same; {upwards} [style=invis]}}"
 
 
@@ -176,14 +211,14 @@ def _quoted(value: object) -> str:
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _with_dot(cells: dict[str, list[Line]], title: str | None, format: str) -> bytes:
+def _with_dot(cells: Graphs, title: str | None, format: str) -> bytes:
     import graphviz
 
     with _bundled_fonts():
         return graphviz.Source(dot_source(cells, title, PNG_DPI if format == "png" else None)).pipe(format=format)
 
 
-def _with_pygraphviz(cells: dict[str, list[Line]], title: str | None, format: str) -> bytes:
+def _with_pygraphviz(cells: Graphs, title: str | None, format: str) -> bytes:
     import pygraphviz
 
     with _bundled_fonts(), _quiet_libraries():
@@ -240,18 +275,19 @@ def _quiet_libraries() -> Iterator[None]:
 # matplotlib ----------------------------------------------------------------------------------------------------------
 
 Place = tuple[float, float]
+LOOK: Any = {"font.family": FONT, "svg.fonttype": "none", "svg.hashsalt": "dsara", "pdf.fonttype": 42}
 # Inches: half the way between two nodes (labels stand there), the same before the output, and between two rows.
 COLUMN, LAST_COLUMN, ROW, MARGIN = 0.7, 0.34, 0.29, 0.3
 
 
-def layered(lines: list[Line]) -> tuple[dict[str, Place], list[list[Place]]]:
+def layered(lines: list[Line], inputs: tuple[str, ...] = INPUTS) -> tuple[dict[str, Place], list[list[Place]]]:
     """Places of the nodes, and for each line the places it runs through, in inches.
 
     Nodes stand in columns by the longest way to them, with a column for labels between two of them. A line takes a
     place of its own in each column that it crosses, so that neither labels nor lines lie on a node; the columns are
     sorted by the mean of their neighbours until lines cross least, and moved until they are as straight as that allows.
     """
-    column: dict[str, int] = dict.fromkeys(INPUTS, 0)
+    column: dict[str, int] = dict.fromkeys(inputs, 0)
     for line in lines:  # node by node, so that sources stand already
         column[line.node] = max(column.get(line.node, 0), column[line.source] + 2)
     ways: list[list[tuple[int, str]]] = []
@@ -260,8 +296,7 @@ def layered(lines: list[Line]) -> tuple[dict[str, Place], list[list[Place]]]:
         between = [(at, f"{number} {at}") for at in range(start + 1, end)]
         ways.append([(start, line.source), *between, (end, line.node)])
     columns: list[list[str]] = [[] for _ in range(max(column.values()) + 1)]
-    inputs = [(0, name) for name in INPUTS]
-    for at, name in dict.fromkeys([*inputs, *(step for way in ways for step in way)]):
+    for at, name in dict.fromkeys([*((0, name) for name in inputs), *(step for way in ways for step in way)]):
         columns[at].append(name)
     links = [(a[1], b[1]) for way in ways for a, b in pairwise(way)]
     columns = _uncrossed(columns, links)
@@ -304,7 +339,7 @@ def _uncrossed(columns: list[list[str]], links: list[tuple[str, str]]) -> list[l
             neighbours.setdefault(two if forward else one, []).append(one if forward else two)
         ordered = []
         for names in current if forward else reversed(current):
-            if INPUTS[0] not in names:
+            if not set(INPUTS) & set(names):
                 near = {name: neighbours.get(name) or [name] for name in names}
                 means = {name: sum(rank[n] for n in near[name]) / len(near[name]) for name in names}
                 names = sorted(names, key=means.__getitem__)
@@ -322,18 +357,18 @@ def _crossings(columns: list[list[str]], links: list[tuple[str, str]]) -> int:
     return sum(a[0] == c[0] and (a[1] - c[1]) * (b[1] - d[1]) < 0 for i, (a, b) in enumerate(spans) for c, d in spans[i + 1 :])
 
 
-def _with_matplotlib(cells: dict[str, list[Line]], title: str | None, format: str) -> bytes:
+def _with_matplotlib(cells: Graphs, title: str | None, format: str) -> bytes:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    layouts = {kind: layered(lines) for kind, lines in cells.items()}
-    points = {kind: [point for way in ways for point in way] for kind, (_, ways) in layouts.items()}
-    spans = {kind: (min(y for _, y in each), max(y for _, y in each)) for kind, each in points.items()}
+    layouts = {name: layered(cell.lines, cell.inputs) for name, cell in cells.items()}
+    points = {name: [point for way in ways for point in way] for name, (_, ways) in layouts.items()}
+    spans = {name: (min(y for _, y in each), max(y for _, y in each)) for name, each in points.items()}
     width = max(x for each in points.values() for x, _ in each) + 2 * MARGIN
     headings = MARGIN if len(cells) > 1 else 0.0
     height = sum(high - low + 2 * MARGIN + headings for low, high in spans.values()) + (MARGIN if title else 0)
-    with matplotlib.rc_context({"font.family": FONT, "svg.fonttype": "none", "svg.hashsalt": "dsara"}):
+    with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
         ax = figure.add_axes((0, 0, 1, 1))
@@ -342,22 +377,28 @@ def _with_matplotlib(cells: dict[str, list[Line]], title: str | None, format: st
         if title:
             ax.text(width / 2 - MARGIN, height - 0.1, title, ha="center", va="top", fontsize=11, color=INK)
             height -= MARGIN
-        for kind, lines in cells.items():
+        for name, cell in cells.items():
             if headings:
-                ax.text(0.1 - MARGIN, height - 0.1, f"{kind} cell", va="top", fontsize=10, color=INK)
-            low, high = spans[kind]
-            _draw_cell(ax, kind, lines, *layouts[kind], height - headings - MARGIN - high)
+                ax.text(0.1 - MARGIN, height - 0.1, name, va="top", fontsize=10, color=INK)
+            low, high = spans[name]
+            _draw_cell(ax, name.removesuffix(" cell"), cell, *layouts[name], height - headings - MARGIN - high)
             height -= high - low + 2 * MARGIN + headings
-        written = io.BytesIO()
-        figure.savefig(written, format=format, dpi=PNG_DPI, metadata={"Date": None} if format == "svg" else None)
-    return written.getvalue()
+        return written(figure, format)
 
 
-def _draw_cell(ax, kind: str, lines: list[Line], places: dict[str, Place], ways: list[list[Place]], up: float) -> None:
+def written(figure: Any, format: str) -> bytes:
+    """A figure of matplotlib as a file, to be called with `LOOK`; the same bytes each time."""
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    file = io.BytesIO()
+    figure.savefig(file, format=format, dpi=PNG_DPI, metadata=dates.get(format))
+    return file.getvalue()
+
+
+def _draw_cell(ax, kind: str, cell: Graph, places: dict[str, Place], ways: list[list[Place]], up: float) -> None:
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path as Curve
 
-    for line, way in zip(lines, ways, strict=True):
+    for line, way in zip(cell.lines, ways, strict=True):
         way = [(x, y + up) for x, y in way]
         # An arrow ends at the node's rim, and where many meet each at a height of its own.
         x, y = way[-1]
@@ -382,13 +423,13 @@ def _draw_cell(ax, kind: str, lines: list[Line], places: dict[str, Place], ways:
             look = {"fontsize": 8, "color": darker(line.color), "bbox": under, "zorder": 2}
             ax.text(x, y, line.label, ha="center", va="center", **look)
     for name, (x, y) in places.items():
-        outer = name in INPUTS or name == OUTPUT
+        outer = name in cell.inputs or name == OUTPUT
         shape = {"boxstyle": "square,pad=0.45" if outer else "circle,pad=0.35", "edgecolor": INK, "linewidth": 0.9}
         shape |= {"facecolor": PALE if outer else "white"}
         ax.text(x, y + up, name, ha="center", va="center", fontsize=9, color=INK, bbox=shape, zorder=3)
 
 
-BACKENDS: dict[str, Callable[[dict[str, list[Line]], str | None, str], bytes]] = {
+BACKENDS: dict[str, Callable[[Graphs, str | None, str], bytes]] = {
     "dot": _with_dot,
     "pygraphviz": _with_pygraphviz,
     "matplotlib": _with_matplotlib,
