@@ -119,7 +119,7 @@ def forest(rows: Records, title: str = "", unit: str = "points") -> Figure:
                 _difference(ax, names.index(row["name"]), row, seeds)
         ax.axvline(0, color=INK, linewidth=0.8, zorder=1, gid="no difference")
         ax.set(xlabel=f"difference in {measure} accuracy ({unit})", ylim=(len(names) - 0.4, -0.6), title=measure)
-        ax.set_yticks(range(len(names)), [_broken(name, 34) for name in names])
+        ax.set_yticks(range(len(names)), [_broken(name, 42) for name in names])
         ax.grid(False, axis="y")
         ax.tick_params(axis="y", length=0)
         ax.margins(x=0.08)

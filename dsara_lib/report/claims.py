@@ -47,8 +47,8 @@ class Part:
     value: float
     p_value: float
     test: str
-    low: float | None = None
-    high: float | None = None
+    low: float = math.nan
+    high: float = math.nan
     corrected: float = math.nan  # by Holm's rule over all tests of a page
     detectable: float | None = None
     seeds: tuple[int, ...] = ()
@@ -186,7 +186,7 @@ def part_text(part: Part) -> str:
     if part.measure == "rank correlation":
         return f"rank correlation {part.value:+.2f} over {part.images} systems, {p}"
     seeds = f"seed{'' if len(part.seeds) == 1 else 's'} {', '.join(map(str, part.seeds))}"
-    between = "" if part.low is None or part.high is None else f"95 %: {100 * part.low:+.1f} to {100 * part.high:+.1f}; "
+    between = f"95 %: {100 * part.low:+.1f} to {100 * part.high:+.1f}; "
     theirs = "" if part.printed is None else f"; the paper's difference {part.printed:+.2f}"
     return f"{part.measure} {100 * part.value:+.1f} points ({between}{p}; {part.images:,} images, {seeds}{theirs})"
 

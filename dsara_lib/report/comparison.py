@@ -12,8 +12,8 @@ from typing import Any
 
 from .. import paper, plots
 from ..runs import write_atomically
-from .claims import ATTACK, CONTRASTS, NOT_MEASURED, Finding, Part, all_findings
-from .collection import NOT_OURS, Collection, collect
+from .claims import ATTACK, BOTH, CONTRASTS, NOT_MEASURED, Finding, Part, all_findings, printed_difference
+from .collection import NOT_OURS, Collection, Conditions, collect
 from .page import Markup, interval, join, paragraph, percent, plot, section, table, tag, text_cell, whole_page
 from .sections import PAGE
 from .tables import (
@@ -54,14 +54,14 @@ def write_comparison(results: str | Path) -> Path:
 
 def comparison_body(collection: Collection) -> Markup:
     """The page, part by part."""
-    findings = all_findings(collection)
+    findings, protocols = all_findings(collection), protocols_of(collection)
     parts: dict[str, tuple[str, Callable[[], Markup]]] = {
         "claims": ("The paper's claims, tested on our runs", lambda: claims_part(findings)),
-        "table1": ("Table 1: white-box attacks", lambda: table_part(collection, "table1")),
+        "table1": ("Table 1: white-box attacks", lambda: table_part(collection, "table1", protocols)),
         "table2": ("Table 2: black-box attacks", lambda: second_table(collection)),
-        "table3": ("Table 3: other data", lambda: table_part(collection, "table3")),
-        "table4": ("Table 4 and Figure 6: the search space", lambda: ablation_part(collection, "table4")),
-        "table5": ("Table 5: the parts of the method", lambda: ablation_part(collection, "table5")),
+        "table3": ("Table 3: other data", lambda: table_part(collection, "table3", protocols)),
+        "table4": ("Table 4 and Figure 6: the search space", lambda: ablation_part(collection, "table4", protocols)),
+        "table5": ("Table 5: the parts of the method", lambda: ablation_part(collection, "table5", protocols)),
         "left-out": ("What was left out", lambda: notes_part(collection)),
     }
     links = tag("ul", *(tag("li", tag("a", title, href=f"#{name}")) for name, (title, _) in parts.items()))
@@ -86,20 +86,37 @@ def _alone(write: Callable[[], Markup]) -> Markup:
 
 
 def claims_part(findings: Sequence[Finding]) -> Markup:
-    """Each claim with its verdict and the sentence behind it, and the differences as a picture."""
-    rows = [
-        [each.title, text_cell(tag("strong", each.verdict)), text_cell(each.sentence, tag("small", each.where))]
-        for each in findings
-    ]
+    """Verdicts at a glance, the differences as a picture, and each claim with the sentence behind its verdict."""
+    head = ["claim", "our runs", f"natural {FILLED}", f"natural {HOLLOW}", f"{ATTACK} {FILLED}", f"{ATTACK} {HOLLOW}", "seeds"]
     counts = {
         verdict: sum(each.verdict == verdict for each in findings) for verdict in dict.fromkeys(each.verdict for each in findings)
     }
-    about = "; ".join(f"{number} {verdict}" for verdict, number in counts.items())
-    pieces = [paragraph(TESTS), table(["claim", "our runs", "by which numbers"], rows, about=about, classes=["claim"] * len(rows))]
+    about = f"Differences in points, the paper's {HOLLOW} beside ours {FILLED}: " + ", ".join(
+        f"{n} {verdict}" for verdict, n in counts.items()
+    )
+    pieces = [paragraph(TESTS), table(head, [verdict_row(each) for each in findings], about=about)]
     for where, lines in forest_panels(findings).items():
-        caption = f"The better row by the claim less the other one; {where}."
-        pieces.append(plot(plots.forest(lines), caption))
+        pieces.append(plot(plots.forest(lines), f"The row that is better by the claim, less the other; {where}."))
+    for title in dict.fromkeys(each.title for each in findings):
+        pieces.append(tag("h3", title))
+        for each in findings:
+            if each.title == title:
+                soft = tag("small", f" {each.where}.", class_="soft") if each.where else None
+                pieces.append(paragraph(tag("strong", f"{each.verdict.capitalize()}. "), each.sentence, soft))
     return join(*pieces)
+
+
+def verdict_row(finding: Finding) -> list[Any]:
+    """A claim in a line."""
+    parts, cells = {part.measure: part for part in finding.parts}, list[Any]()
+    contrast = next((each for each in CONTRASTS if each.name == finding.claim), None)
+    printed = printed_difference(contrast.table, contrast.better, contrast.worse) if contrast else {}
+    for measure in BOTH:
+        part = parts.get(measure)
+        ours = [f"{100 * part.value:+.1f}", tag("small", f"{100 * part.low:+.1f} to {100 * part.high:+.1f}")] if part else ["–"]
+        cells += [tag("td", *ours), f"{printed[measure]:+.2f}" if printed else "–"]
+    seeds = ", ".join(str(seed) for seed in next(iter(parts.values())).seeds) if parts else ""
+    return [finding.claim, text_cell(tag("strong", finding.verdict)), *cells, seeds or "–"]
 
 
 def forest_panels(findings: Iterable[Finding]) -> dict[str, list[dict[str, Any]]]:
@@ -116,10 +133,7 @@ def forest_panels(findings: Iterable[Finding]) -> dict[str, list[dict[str, Any]]
 def forest_row(name: str, part: Part) -> dict[str, Any]:
     """A difference as `plots.forest` takes it, in points."""
     by_seed = {seed: tuple(100 * value for value in each) for seed, each in zip(part.seeds, part.by_seed, strict=True)}
-    ends = {
-        key: None if value is None else 100 * value
-        for key, value in (("value", part.value), ("low", part.low), ("high", part.high))
-    }
+    ends = {"value": 100 * part.value, "low": 100 * part.low, "high": 100 * part.high}
     p_value = part.p_value if math.isnan(part.corrected) else part.corrected
     return {"measure": part.measure, "name": name, **ends, "by_seed": by_seed, "printed": part.printed, "p_value": p_value}
 
@@ -134,33 +148,40 @@ def verdict_rows(findings: Iterable[Finding]) -> list[dict[str, str]]:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def table_part(collection: Collection, name: str) -> Markup:
+def protocols_of(collection: Collection) -> dict[Conditions, str]:
+    """A number for each set of conditions on the page."""
+    seen = dict.fromkeys(each.conditions for each in collection.measured)
+    return {conditions: f"protocol {number}" for number, conditions in enumerate(seen, 1)}
+
+
+def table_part(collection: Collection, name: str, protocols: Mapping[Conditions, str]) -> Markup:
     """A table of the paper, ours shaded below each of its rows, and in plain words how far the two may be compared."""
     lines, columns = lines_of(collection, name), columns_of(name)
     sized = name == "table1" or any(line.ours for line in lines)
     head = ["row", "numbers are", *(["parameters", "FLOPs"] if sized else []), *columns]
     rows = [
-        [line.row, made_cell(line), *([line.parameters, line.flops] if sized else []), *number_cells(line, columns)]
+        [line.row, made_cell(line, protocols), *([line.parameters, line.flops] if sized else []), *number_cells(line, columns)]
         for line in lines
     ]
     body = table(head, rows, about=ABOUT[name], classes=["ours" if line.ours else "" for line in lines])
-    return join(*warnings(lines, name), body)
+    return join(*warnings(lines, name, protocols), body)
 
 
-def warnings(lines: Iterable[Line], name: str) -> Iterator[Markup]:
+def warnings(lines: Iterable[Line], name: str, protocols: Mapping[Conditions, str]) -> Iterator[Markup]:
     """For each set of conditions, how it differs from the paper's; what is missing."""
     mine = [line for line in lines if line.ours]
-    for told in dict.fromkeys(comparable(line.conditions, name) for line in mine if line.conditions is not None):
-        yield paragraph(f"{FILLED} {told}")
+    for conditions in dict.fromkeys(line.conditions for line in mine if line.conditions is not None):
+        yield paragraph(tag("strong", f"{FILLED} {protocols[conditions].capitalize()}: "), comparable(conditions, name))
     if not mine:
         yield paragraph("No run stands for a row of this table yet: only the paper's numbers are shown.", class_="missing")
 
 
-def made_cell(line: Line) -> Markup:
+def made_cell(line: Line, protocols: Mapping[Conditions, str]) -> Markup:
     """Whose numbers these are, and how they were made."""
-    if not line.ours:
+    if line.conditions is None:
         return text_cell(f"{HOLLOW} the paper's", tag("small", line.about) if line.about else None)
-    return text_cell(f"{FILLED} measured here: {line.about}", tag("small", line.made))
+    where = f"{line.conditions.data}, {protocols[line.conditions]}"
+    return text_cell(f"{FILLED} {line.about}", tag("small", f"{line.origin}; {where}; {line.measured[0].size}; {line.seeds_told}"))
 
 
 def number_cells(line: Line, columns: Sequence[str]) -> Iterator[Markup]:
@@ -176,18 +197,18 @@ def number_cell(number: Number | None, same: bool = False) -> Markup:
     """One accuracy of ours."""
     look = "same" if same else None
     if number is None:
-        return tag("td", "not evaluated", class_=look)
+        return tag("td", "–", class_=look)
     return tag("td", percent(number.value), tag("small", f"{interval(number.low, number.high)} ({number.over})"), class_=look)
 
 
-def ablation_part(collection: Collection, name: str) -> Markup:
+def ablation_part(collection: Collection, name: str, protocols: Mapping[Conditions, str]) -> Markup:
     """An ablation: table and scatter."""
     panels: dict[str, list[Mapping[str, Any]]] = {}
     for conditions, points in points_of(collection, name).items():
-        panels.setdefault(conditions.text, []).extend(points)
+        panels.setdefault(f"{protocols[conditions].capitalize()}: {conditions.text}", []).extend(points)
     figure = plots.ablation_scatter(panels, printed_points(name), ATTACK)
     caption = "Natural against PGD20 accuracy of each row; panels are different conditions and do not compare with each other."
-    return join(table_part(collection, name), plot(figure, caption))
+    return join(table_part(collection, name, protocols), plot(figure, caption))
 
 
 def second_table(collection: Collection) -> Markup:

@@ -59,14 +59,16 @@ class Line:
         return tuple(each.seed for each in self.measured)
 
     @property
-    def made(self) -> str:
-        """How ours came to be, with everything that decides it."""
+    def seeds_told(self) -> str:
+        """Of ours, in words."""
+        return f"seed{'' if len(self.seeds) == 1 else 's'} {', '.join(map(str, self.seeds))}"
+
+    @property
+    def origin(self) -> str:
+        """Where our architecture comes from."""
         if not self.measured:
             return ""
-        first = self.measured[0]
-        origin = "published architecture, trained here" if first.method is None else "searched and trained here"
-        seeds = f"seed{'' if len(self.seeds) == 1 else 's'} {', '.join(map(str, self.seeds))}"
-        return f"{origin}; {first.conditions.text}; {first.size}; {seeds}"
+        return "searched and trained here" if self.measured[0].method else "published architecture, trained here"
 
     def number(self, attack: str) -> Number | None:
         """Ours under an attack, over the seeds that have it; over one seed the interval is over the images."""
