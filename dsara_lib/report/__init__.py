@@ -13,10 +13,11 @@ from pathlib import Path
 from ..runs import write_atomically
 from .claims import all_findings
 from .collection import Collection, collect
-from .comparison import write_comparison
+from .comparison import forest_panels, grid_forest, verdict_rows, write_comparison
 from .page import whole_page
 from .record import read
 from .sections import body
+from .tables import columns_of, grid_lines, grid_networks, lines_of, points_of, printed_points, text_rows
 
 
 def write_report(run_folder: str | Path) -> Path:
@@ -27,4 +28,20 @@ def write_report(run_folder: str | Path) -> Path:
     return path
 
 
-__all__ = ["Collection", "all_findings", "collect", "write_comparison", "write_report"]
+__all__ = [
+    "Collection",
+    "all_findings",
+    "collect",
+    "columns_of",
+    "forest_panels",
+    "grid_forest",
+    "grid_lines",
+    "grid_networks",
+    "lines_of",
+    "points_of",
+    "printed_points",
+    "text_rows",
+    "verdict_rows",
+    "write_comparison",
+    "write_report",
+]

@@ -231,9 +231,14 @@ class Pairing:
 def pairings(collection: Collection, table: str, one: str, other: str) -> Iterator[Pairing]:
     """Where both rows were measured at the same seeds. A published architecture has its own size and no search; two that were
     searched must agree in both."""
+    return pairs_of(collection.at(table, one), collection.at(table, other))
+
+
+def pairs_of(ones: Sequence[Measured], others: Sequence[Measured]) -> Iterator[Pairing]:
+    """Networks of two systems that may be held against each other, seed by seed."""
     groups: dict[tuple[Any, ...], list[tuple[Measured, Measured]]] = {}
-    for mine in collection.at(table, one):
-        for theirs in collection.at(table, other):
+    for mine in ones:
+        for theirs in others:
             searched = mine.method is not None and theirs.method is not None
             same = mine.seed == theirs.seed and mine.conditions == theirs.conditions
             if same and (not searched or (mine.searched, mine.size) == (theirs.searched, theirs.size)):
@@ -311,16 +316,18 @@ def _differ(mine: Measured, theirs: Measured, measure: str) -> bool:
     return bool(incomparable(*rows))
 
 
-def against_reference(collection: Collection, table: str, reference: str) -> list[tuple[str, Pairing, Part]]:
-    """Each other row of an ablation less the reference, in both accuracies, for a forest plot."""
-    found = []
-    for row in (str(each[0]) for each in paper.paper_tables()[table]["rows"]):
-        if row == reference:
-            continue
-        printed = printed_difference(table, row, reference)
-        for pairing in pairings(collection, table, row, reference):
-            found += [(row, pairing, part) for measure in BOTH if (part := difference(pairing, measure, printed[measure]))]
-    return found
+def against_reference(rows: Mapping[str, Sequence[Measured]], reference: str) -> list[tuple[str, Pairing, Part]]:
+    """Each row of a grid less its reference, in both accuracies, p values corrected over all of them."""
+    found = [
+        (name, pairing, part)
+        for name, mine in rows.items()
+        if name != reference
+        for pairing in pairs_of(mine, rows.get(reference, ()))
+        for measure in BOTH
+        if (part := difference(pairing, measure)) is not None
+    ]
+    values = holm([part.p_value for *_, part in found])
+    return [(name, pairing, replace(part, corrected=value)) for (name, pairing, part), value in zip(found, values, strict=True)]
 
 
 def named(table: str) -> str:

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import paper, plots
 from ..runs import write_atomically
-from .claims import ATTACK, BOTH, CONTRASTS, NOT_MEASURED, Finding, Part, all_findings, printed_difference
-from .collection import NOT_OURS, Collection, Conditions, collect
+from .claims import ATTACK, BOTH, CONTRASTS, NOT_MEASURED, Finding, Part, against_reference, all_findings, printed_difference
+from .collection import NOT_OURS, Collection, Conditions, Measured, collect
 from .page import Markup, interval, join, paragraph, percent, plot, section, table, tag, text_cell, whole_page
 from .sections import PAGE
 from .tables import (
     ABOUT,
+    GridRow,
     Line,
     Number,
     columns_of,
     comparable,
     lines_of,
+    point_name,
     points_of,
     printed_points,
     table2_name,
@@ -204,9 +207,10 @@ def number_cell(number: Number | None, same: bool = False) -> Markup:
 def ablation_part(collection: Collection, name: str, protocols: Mapping[Conditions, str]) -> Markup:
     """An ablation: table and scatter."""
     panels: dict[str, list[Mapping[str, Any]]] = {}
-    for conditions, points in points_of(collection, name).items():
+    lines = lines_of(collection, name)
+    for conditions, points in points_of(lines, name).items():
         panels.setdefault(f"{protocols[conditions].capitalize()}: {conditions.text}", []).extend(points)
-    figure = plots.ablation_scatter(panels, printed_points(name), ATTACK)
+    figure = plots.ablation_scatter(panels, printed_points(lines, name), ATTACK)
     caption = "Natural against PGD20 accuracy of each row; panels are different conditions and do not compare with each other."
     return join(table_part(collection, name, protocols), plot(figure, caption))
 
@@ -248,6 +252,12 @@ def notes_part(collection: Collection) -> Markup:
     return join(paragraph(fixed), tag("ul", *(tag("li", note) for note in collection.notes)) if collection.notes else None)
 
 
-def differences_told(findings: Iterable[Finding]) -> list[str]:
-    """A line a claim, for a notebook's output."""
-    return [f"{each.title}: {each.verdict.upper()}. {each.sentence}" for each in findings]
+def grid_forest(rows: Sequence[GridRow], networks: Mapping[str, Sequence[Measured]], reference: str) -> list[dict[str, Any]]:
+    """For `plots.forest`: each row of a sweep's grid less its reference, with the paper's difference where it has one."""
+    printed = {row.name: row.paper for row in rows}
+    found = []
+    for name, _, part in against_reference(networks, reference):
+        theirs, base = (printed[each].get(part.measure) for each in (name, reference))
+        told = None if theirs is None or base is None else round(theirs - base, 2)
+        found.append(forest_row(f"{point_name('', name)} − {point_name('', reference)}", replace(part, printed=told)))
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 from .. import paper
 from ..architecture import zoo
@@ -156,10 +156,49 @@ def comparable(conditions: Conditions, table: str = "table1") -> str:
     return f"{conditions.text}: the paper's data and profile."
 
 
-def points_of(collection: Collection, table: str) -> dict[Conditions, list[dict[str, Any]]]:
+class GridRow(Protocol):
+    """What is needed of a row of a sweep's grid."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def about(self) -> str: ...
+    @property
+    def paper(self) -> Mapping[str, float]: ...
+
+
+def grid_lines(collection: Collection, rows: Sequence[GridRow], runs: Mapping[str, Sequence[str]]) -> list[Line]:
+    """The rows of a sweep's grid, the paper's numbers where it has them, and below each what its runs measured."""
+    lines = []
+    for row in rows:
+        if row.paper:
+            lines.append(Line(row=row.name, about=row.about, ours=False, printed=row.paper))
+        lines += _ours(grid_networks(collection, runs)[row.name], row.name)
+    return lines
+
+
+def grid_networks(collection: Collection, runs: Mapping[str, Sequence[str]]) -> dict[str, list[Measured]]:
+    """The networks of each row of a grid, whose runs are named."""
+    return {name: [each for each in collection.measured if each.run in mine] for name, mine in runs.items()}
+
+
+def text_rows(lines: Sequence[Line], attacks: Sequence[str]) -> list[dict[str, str]]:
+    """For a notebook: a line each, accuracies in percent with their intervals, the paper's marked as such."""
+    rows = []
+    for line in lines:
+        told = {"row": line.row, "numbers are": "measured here" if line.ours else "the paper's", "what": line.about}
+        for attack in attacks:
+            number, printed = line.number(attack), line.printed.get(attack)
+            ours = "" if number is None else f"{100 * number.value:.1f} ({100 * number.low:.1f} to {100 * number.high:.1f})"
+            told[attack] = ours if printed is None else f"{printed:.2f}"
+        rows.append(told | {"seeds": ", ".join(map(str, line.seeds)), "FLOPs": line.flops})
+    return rows
+
+
+def points_of(lines: Sequence[Line], table: str = "") -> dict[Conditions, list[dict[str, Any]]]:
     """For the scatter of Figure 6: under each set of conditions, our rows with natural and PGD20 accuracy and their intervals."""
     panels: dict[Conditions, list[dict[str, Any]]] = {}
-    for line in lines_of(collection, table):
+    for line in lines:
         natural, robust = (line.number(name) if line.ours else None for name in (NATURAL, ATTACK))
         if line.conditions is not None and natural is not None and robust is not None:
             panels.setdefault(line.conditions, []).append(
@@ -174,17 +213,20 @@ def points_of(collection: Collection, table: str) -> dict[Conditions, list[dict[
     return panels
 
 
-def printed_points(table: str) -> list[dict[str, Any]]:
+def printed_points(lines: Sequence[Line], table: str = "") -> list[dict[str, Any]]:
     """The paper's rows for the same scatter."""
     return [
-        {"name": point_name(table, row), "natural": told["natural"] / 100, "robust": told["pgd20"] / 100}
-        for row, _, told in printed_rows(table)
+        {"name": point_name(table, line.row), "natural": line.printed[NATURAL] / 100, "robust": line.printed[ATTACK] / 100}
+        for line in lines
+        if not line.ours and {NATURAL, ATTACK} <= set(line.printed)
     ]
 
 
 def point_name(table: str, row: str) -> str:
-    """Rows of Table 4 by their cells, of Table 5 by their numbers."""
-    return f"{row}: {placement_name(row)}" if table == "table4" else f"row {row}"
+    """Rows of Table 4 by their cells, numbered ones by their numbers, others by their names."""
+    if table == "table4":
+        return f"{row}: {placement_name(row)}"
+    return f"row {row}" if row.isdigit() else row
 
 
 def transfers_of(collection: Collection, attack: str = ATTACK) -> list[list[Transfer]]:
