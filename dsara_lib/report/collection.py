@@ -71,6 +71,22 @@ class Conditions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Costed:
+    """What a blueprint costs, counted once for all networks of a collection that are built alike."""
+
+    blueprint: Mapping[str, Any]
+    image_size: int
+    known: dict[str, Cost]
+
+    def __call__(self) -> Cost:
+        """The cost."""
+        key = _digest([_shape(self.blueprint), self.image_size])
+        if key not in self.known:
+            self.known[key] = blueprint_cost(blueprint_from_dict(self.blueprint), self.image_size)
+        return self.known[key]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """One trained network and its predictions."""
 
@@ -83,8 +99,13 @@ class Measured:
     size: str
     conditions: Conditions
     blueprint: str  # a digest
-    cost: Cost
     evaluation: Evaluation
+    costed: Costed = field(repr=False)
+
+    @property
+    def cost(self) -> Cost:
+        """Parameters and FLOPs, counted when they are first asked for."""
+        return self.costed()
 
     @property
     def line(self) -> tuple[Any, ...]:
@@ -186,8 +207,8 @@ def _read_network(here: dict[str, Measured], run: Run, settings: Mapping[str, An
         size=MATCHED if "matched" in variant else size_of(card["blueprint"]),
         conditions=conditions,
         blueprint=_digest(_shape(card["blueprint"])),
-        cost=_cost(card["blueprint"], int(data["image_size"]), costs),
         evaluation=evaluation,
+        costed=Costed(blueprint=card["blueprint"], image_size=int(data["image_size"]), known=costs),
     )
 
 
@@ -316,9 +337,10 @@ def searched_with(settings: Mapping[str, Any]) -> str:
 
 
 def size_of(blueprint: Mapping[str, Any]) -> str:
-    """In words, without the space, which is part of the method."""
+    """In words, without the space, which is part of the method. Raises WorkbookError for what is no blueprint."""
+    read = blueprint_from_dict(blueprint)
     if "kind" in blueprint:
-        return str(blueprint_from_dict(blueprint).size)
+        return read.size
     return f"{blueprint['num_cells']} cells, {blueprint['channels']} channels"
 
 
@@ -327,13 +349,6 @@ def _shape(blueprint: Mapping[str, Any]) -> Any:
     genotype = blueprint.get("genotype")
     cells = genotype.get("cells") if isinstance(genotype, Mapping) else None
     return blueprint if cells is None else {**blueprint, "genotype": cells}
-
-
-def _cost(blueprint: Mapping[str, Any], image_size: int, known: dict[str, Cost]) -> Cost:
-    key = _digest([_shape(blueprint), image_size])
-    if key not in known:
-        known[key] = blueprint_cost(blueprint_from_dict(blueprint), image_size)
-    return known[key]
 
 
 def _digest(value: Any) -> str:

@@ -99,7 +99,9 @@ def claims_part(findings: Sequence[Finding]) -> Markup:
     )
     pieces = [paragraph(TESTS), table(head, [verdict_row(each) for each in findings], about=about)]
     for where, lines in forest_panels(findings).items():
-        pieces.append(plot(plots.forest(lines), f"The row that is better by the claim, less the other, p after Holm's correction; {where}."))
+        pieces.append(
+            plot(plots.forest(lines), f"The row that is better by the claim, less the other, p after Holm's correction; {where}.")
+        )
     for title in dict.fromkeys(each.title for each in findings):
         pieces.append(tag("h3", title))
         for each in findings:

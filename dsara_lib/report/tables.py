@@ -165,21 +165,28 @@ class GridRow(Protocol):
     def about(self) -> str: ...
     @property
     def paper(self) -> Mapping[str, float]: ...
+    @property
+    def architecture(self) -> str: ...
 
 
 def grid_lines(collection: Collection, rows: Sequence[GridRow], runs: Mapping[str, Sequence[str]]) -> list[Line]:
     """The rows of a sweep's grid, the paper's numbers where it has them, and below each what its runs measured."""
-    lines = []
+    lines, networks = [], grid_networks(collection, rows, runs)
     for row in rows:
         if row.paper:
             lines.append(Line(row=row.name, about=row.about, ours=False, printed=row.paper))
-        lines += _ours(grid_networks(collection, runs)[row.name], row.name)
+        lines += _ours(networks[row.name], row.name)
     return lines
 
 
-def grid_networks(collection: Collection, runs: Mapping[str, Sequence[str]]) -> dict[str, list[Measured]]:
-    """The networks of each row of a grid, whose runs are named."""
-    return {name: [each for each in collection.measured if each.run in mine] for name, mine in runs.items()}
+def grid_networks(collection: Collection, rows: Sequence[GridRow], runs: Mapping[str, Sequence[str]]) -> dict[str, list[Measured]]:
+    """The networks of each row of a grid, whose runs are named; a run may hold others beside its row's own."""
+    return {
+        row.name: [
+            each for each in collection.measured if each.run in runs[row.name] and (each.method is None) == bool(row.architecture)
+        ]
+        for row in rows
+    }
 
 
 def text_rows(lines: Sequence[Line], attacks: Sequence[str]) -> list[dict[str, str]]:
