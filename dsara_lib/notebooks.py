@@ -51,7 +51,7 @@ def begin(names: dict[str, Any]) -> Experiment:
             profile=given["PROFILE"],
             data=given["DATA"],
             limit=given["LIMIT"] or None,
-            seed=given["SEED"],
+            seed=given.get("SEED", 0),
             changes=given["CHANGES"],
             variant=given.get("VARIANT", ""),
             device=given["DEVICE"],

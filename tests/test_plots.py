@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import same_color, to_rgba
 from matplotlib.text import Text
+from test_plots_ablation import CASES as ABLATION
 from test_plots_robustness import CASES as ROBUSTNESS
 
 from dsara_lib import plots
@@ -171,7 +172,7 @@ OTHERS: dict[str, Callable[[], plots.Figure]] = {
     "operation_counts": lambda: plots.operation_counts(zoo.genotypes()),
     "shortest_combination": lambda: plots.shortest_combination(torch.tensor([1.0, 1, 0]), torch.tensor([1.0, -1, 0]), 0.5),
 }
-OTHERS |= ROBUSTNESS
+OTHERS |= ROBUSTNESS | ABLATION
 TIMED = {"device": "cpu-x", "device_name": "CPU x", "dtype": "float32", "batch": 8, "unit": "seconds", "plain": 4.0, "fast": 1.0}
 TIMED |= {"ratio": 4.0, "ratio_min": 3.5, "ratio_max": 4.2}
 SWEEP = [

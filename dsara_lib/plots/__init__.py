@@ -5,6 +5,7 @@ shares of one where they come in and percent where they are read. What a colour 
 To add a figure, write a `@styled` function beside those of its subject and name it here.
 """
 
+from .ablation import ablation_scatter, forest
 from .base import Figure, save, style, to_bytes
 from .cells import decisions, edge_history, operation_counts
 from .evaluation import (
@@ -43,6 +44,7 @@ from .speed import plain_and_fast, scaling
 
 __all__ = [
     "Figure",
+    "ablation_scatter",
     "accuracy_against_eps",
     "accuracy_by_attack",
     "adversarial_examples",
@@ -55,6 +57,7 @@ __all__ = [
     "decisions",
     "edge_history",
     "entropy",
+    "forest",
     "front",
     "gamma_and_cosine",
     "genotype_changes",

@@ -78,7 +78,7 @@ def pareto(points_ours: Records, points_paper: Records = (), robust: str = "PGD2
     figure.draw_without_rendering()
     for ax, data in zip(axes[0], panels, strict=False):
         mine = _on(data, [*points_paper, *points_ours])
-        _name_points(ax, [(100 * p["natural"], 100 * p["robust"], p["network"]) for p in mine])
+        name_points(ax, [(100 * p["natural"], 100 * p["robust"], p["network"]) for p in mine])
     return figure
 
 
@@ -86,7 +86,7 @@ def _on(data: str, points: Records) -> list[Record]:
     return [point for point in points if point["data"] == data]
 
 
-def _name_points(ax: Axes, points: Sequence[tuple[float, float, str]], size: float = 6) -> None:
+def name_points(ax: Axes, points: Sequence[tuple[float, float, str]], size: float = 6) -> None:
     """Write each name beside its point, where it covers no point, line or other name; a leader line to a far one."""
     scale = points_per_pixel(ax)
     spots = ax.transData.transform([(x, y) for x, y, _ in points]) * scale

@@ -1,4 +1,5 @@
-"""The report of a run: one HTML page with everything that its folder holds, and the paper's numbers beside ours.
+"""The report of a run: one HTML page with everything that its folder holds, and the paper's numbers beside ours; and one page on
+all runs of a folder (`comparison.py`): Tables 1 to 5 with ours, and the paper's claims tested on them.
 
 The page loads nothing and runs nothing; figures are inside it. It is written anew from the run folder alone (`record.py`), so it
 never shows other numbers than the tables there, and a step that has not been run is named. To add a part, write a function in
@@ -10,9 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..runs import write_atomically
+from .claims import all_findings
+from .collection import Collection, collect
+from .comparison import forest_panels, grid_forest, verdict_rows, write_comparison
 from .page import whole_page
 from .record import read
 from .sections import body
+from .tables import columns_of, grid_lines, grid_networks, lines_of, points_of, printed_points, text_rows
 
 
 def write_report(run_folder: str | Path) -> Path:
@@ -23,4 +28,20 @@ def write_report(run_folder: str | Path) -> Path:
     return path
 
 
-__all__ = ["write_report"]
+__all__ = [
+    "Collection",
+    "all_findings",
+    "collect",
+    "columns_of",
+    "forest_panels",
+    "grid_forest",
+    "grid_lines",
+    "grid_networks",
+    "lines_of",
+    "points_of",
+    "printed_points",
+    "text_rows",
+    "verdict_rows",
+    "write_comparison",
+    "write_report",
+]

@@ -111,6 +111,19 @@ def interval(low: float, high: float) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
+def p_text(value: float) -> str:
+    """'0.031'; never a bare zero."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def amount(number: float) -> str:
+    """As in Table 1: 4.5M, 668.53M, 1.27G; small ones in thousands."""
+    for unit, letter in ((1e9, "G"), (1e6, "M")):
+        if number >= unit:
+            return f"{number / unit:.2f}{letter}"
+    return f"{number / 1e3:.1f}k"
+
+
 def whole_page(title: str, body: Markup) -> str:
     """The file: one page that loads nothing and runs nothing, which its policy states to the browser."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

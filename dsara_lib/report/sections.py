@@ -17,10 +17,27 @@ from ..evaluation import NATURAL, mean_and_spread, paired, wilson
 from ..presets import PAPER
 from ..runs import describe
 from ..soundness import marked, remark
-from .page import Markup, interval, join, missing, paragraph, percent, picture, plot, saved_plot, section, table, tag, text_cell
+from .page import (
+    Markup,
+    amount,
+    interval,
+    join,
+    missing,
+    p_text,
+    paragraph,
+    percent,
+    picture,
+    plot,
+    saved_plot,
+    section,
+    table,
+    tag,
+    text_cell,
+)
 from .record import LAST, Record
 
 FOUND, TWIN = "found", "found-natural"
+PAGE = "comparison.html"  # of all runs, beside their folders
 MAIN_ATTACK = "PGD20"
 STEPS_OF = "PGD100"  # whose steps are drawn
 CLOSE_UPS = {
@@ -370,11 +387,6 @@ def pairs(record: Record) -> Markup | None:
     return table(head, told, about=about)
 
 
-def p_text(value: float) -> str:
-    """'0.031'; never a bare zero."""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
 def over_seeds(record: Record) -> Markup | None:
     """Mean and spread over runs with the same settings and other seeds."""
     if not record.seeds:
@@ -554,7 +566,16 @@ def beside_the_paper(record: Record) -> Markup:
         first_table(record),
         second_table(record),
         tag("details", tag("summary", "Known slips of the paper"), slips),
+        all_runs(record),
     )
+
+
+def all_runs(record: Record) -> Markup | None:
+    """The way to the page on all runs, where it has been written."""
+    if not (record.folder.parent / PAGE).is_file():
+        return None
+    words = "All runs of this folder beside Tables 1 to 5, and the paper's claims tested on them: "
+    return paragraph(words, tag("a", "the comparison", href=f"../{PAGE}"), ".")
 
 
 def comparable(record: Record) -> str:
@@ -622,14 +643,6 @@ def counted(record: Record, network: str) -> tuple[str, str]:
         return amount(sum(p.numel() for p in built.parameters())), ""
     cost_of = cost(built, int(size), blueprint.in_channels)
     return amount(cost_of.parameters), amount(cost_of.table1_flops)
-
-
-def amount(number: int) -> str:
-    """As in Table 1: 4.5M, 668.53M, 1.27G; small ones in thousands."""
-    for unit, letter in ((1e9, "G"), (1e6, "M")):
-        if number >= unit:
-            return f"{number / unit:.2f}{letter}"
-    return f"{number / 1e3:.1f}k"
 
 
 def second_table(record: Record) -> Markup:
