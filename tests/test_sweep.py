@@ -82,7 +82,7 @@ def test_changes_come_before_the_variant_and_unknown_ones_are_told() -> None:
 def test_every_method_searches_as_long_as_the_profile_and_is_trained_and_attacked_alike(name: str, profile: str) -> None:
     preset, method = make_preset(profile), make_preset(profile, variant=name)
     assert method.search.epochs == preset.search.epochs
-    free = {"stages": preset.search.stages, "space": preset.search.space, "second_order": preset.search.second_order}
+    free = {each: getattr(preset.search, each) for each in ("stages", "space", "second_order", "selection", "most_skips")}
     assert replace(method, search=replace(method.search, **free)) == preset
 
 
@@ -100,6 +100,13 @@ def test_advrush_warms_up_for_five_sixths_of_the_epochs(epochs: tuple[int, int],
     stages = make_preset("paper", changes, "advrush").search.stages
     assert [stage.epochs for stage in stages] == expected
     assert [stage.upper_level for stage in stages] == [SingleObjective(objective="natural"), AdvRush()]
+
+
+def test_p_darts_deepens_as_published_at_the_papers_size_and_in_proportion_at_others() -> None:
+    stages = make_preset("paper", variant="p-darts").search.stages
+    assert [(stage.num_cells, stage.candidates) for stage in stages] == [(5, None), (11, 4), (17, 3)]
+    small = make_preset("demo", "search.stages.0.epochs=1 search.stages.1.epochs=1", "p-darts").search
+    assert [(stage.epochs, stage.num_cells, stage.candidates) for stage in small.stages] == [(1, 5, None), (1, 7, 4)]
 
 
 def test_a_search_of_one_epoch_has_no_warm_up() -> None:

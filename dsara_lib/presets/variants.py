@@ -9,7 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..search import DSRNA, MGDA, NADAR, AdvRush, SingleObjective, Stage, SumOfLosses, UpperLevel
+from ..architecture.space import FEWEST_CELLS
+from ..search import (
+    DSRNA,
+    MGDA,
+    NADAR,
+    RACL,
+    AdvRush,
+    AntiBandit,
+    RandomPaths,
+    Ranking,
+    Sampling,
+    SingleObjective,
+    Stage,
+    SumOfLosses,
+    UpperLevel,
+)
 from .profiles import Preset
 
 Change = Callable[[Preset], Preset]
@@ -25,8 +40,8 @@ def placed(placement: str, filters: tuple[int, int, int]) -> Change:
     return change
 
 
-def led_by(level: UpperLevel) -> Change:
-    """One upper level for as many epochs as all stages have, at the rate of the first stage."""
+def led_by(level: UpperLevel | Sampling) -> Change:
+    """One upper level, or sampling, for as many epochs as all stages have, at the rate of the first stage."""
 
     def change(preset: Preset) -> Preset:
         search = preset.search
@@ -52,6 +67,33 @@ def warmed_up(level: UpperLevel, share: float) -> Change:
         return replace(alone, search=replace(alone.search, stages=stages))
 
     return change
+
+
+def ranked(rule: Ranking) -> Change:
+    """The architecture is the best of sampled paths, not that of an epoch."""
+    return lambda preset: replace(preset, search=replace(preset.search, selection=rule))
+
+
+def progressive(preset: Preset) -> Preset:
+    """P-DARTS: the epochs in three parts, each in a deeper supernet with fewer candidates (Chen et al., ICCV 2019).
+
+    There 5, 11 and 17 cells, 8, 5 and 3 operations, and dropout of identities at 0, 0.4 and 0.7; here the depths keep that
+    proportion to the preset's (8 cells give 5, 11 and 17), and candidates that to the number of operations.
+    """
+    search, parts = preset.search, min(3, preset.search.epochs)
+    operations = len(search.space.operations)
+    stages = tuple(
+        replace(
+            search.stages[0],
+            epochs=search.epochs * (part + 1) // parts - search.epochs * part // parts,
+            upper_level=SingleObjective(objective="natural"),
+            num_cells=max(FEWEST_CELLS, round(search.num_cells * (5 + 6 * part) / 8)),
+            candidates=max(1, round(operations * (1, 5 / 8, 3 / 8)[part])) if part else None,
+            skip_dropout=(0.0, 0.4, 0.7)[part],
+        )
+        for part in range(parts)
+    )
+    return replace(preset, search=replace(search, stages=stages, most_skips=2))
 
 
 def second_order(preset: Preset) -> Preset:
@@ -126,6 +168,17 @@ METHODS: dict[str, Variant] = {
     ),
     "dsrna": Variant(about="natural loss and norm of the Jacobian", changes=(led_by(DSRNA()),), printed=("table1", "DSRNA")),
     "nadar": Variant(about="adversarial loss, the natural one bounded", changes=(led_by(NADAR()),), printed=("table1", "NADAR")),
+    "racl": Variant(about="natural loss, the Lipschitz bound limited", changes=(led_by(RACL()),), printed=("table1", "RACL")),
+    "p-darts": Variant(about="natural loss, deeper in three parts", changes=(progressive,), printed=("table1", "P-DARTS")),
+    "abanditnas": Variant(
+        about="sampled and abandoned by confidence bounds", changes=(led_by(AntiBandit()),), printed=("table1", "ABanditNAS-10")
+    ),
+    "robnet": Variant(
+        about="random paths, filtered by their flow of solution and ranked",
+        changes=(led_by(RandomPaths()), ranked(Ranking(fsp_share=0.5))),
+        printed=("table1", "RobNet-free"),
+    ),
+    "random": Variant(about="random paths, ranked with shared weights", changes=(led_by(RandomPaths()), ranked(Ranking()))),
 }
 
 VARIANTS: dict[str, Variant] = {**METHODS, **ABLATIONS}
