@@ -68,7 +68,7 @@ def _built(blueprint: DesignBlueprint, image_size: int) -> Iterator[Piece]:
     assert isinstance(body, nn.Sequential)
     features = next(body.parameters()).new_zeros(1, blueprint.in_channels, image_size, image_size)
     number, modules = 0, list(body)
-    first = next(at for at, module in enumerate(modules) if type(module) in BLOCKS)
+    first = next((at for at, module in enumerate(modules) if type(module) in BLOCKS), len(modules))
     for at, module in enumerate(modules):
         before, features = features, module(features)
         kind = BLOCKS.get(type(module), TRANSITION)
