@@ -46,13 +46,18 @@ def blueprint_from_dict(written: Any, where: str = "the blueprint") -> AnyBluepr
 
 def blueprint_cost(blueprint: AnyBlueprint, image_size: int = 32) -> Cost:
     """What its network costs for one image. No weights are drawn."""
+    return cost(blank(blueprint), image_size, blueprint.in_channels)
+
+
+def blank(blueprint: AnyBlueprint) -> Classifier:
+    """Its network without drawn weights, to be run for shapes alone, on the device on which that is quick."""
     network = _shapes(blueprint)
     # On the meta device nothing is computed, but each operation takes long: that pays where the operations are few and large.
     if sum(parameter.numel() for parameter in network.parameters()) < FEW_PARAMETERS:
         network = network.to_empty(device="cpu")
         for tensor in (*network.parameters(), *network.buffers()):
             tensor.detach().zero_()
-    return cost(network, image_size, blueprint.in_channels)
+    return network
 
 
 def _shapes(blueprint: AnyBlueprint) -> Classifier:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .blueprints import AnyBlueprint
+from .blueprints import AnyBlueprint, blank
 from .classics import BasicBlock, DenseLayer, WideBlock
 from .designs import DesignBlueprint
 from .networks import Blueprint
@@ -42,7 +42,7 @@ class Piece:
 
 
 def pieces(blueprint: AnyBlueprint, image_size: int = 32) -> tuple[Piece, ...]:
-    """All of a network's, at its own width and on images of that size. Nothing is computed."""
+    """All of a network's, at its own width and on images of that size. No weights are drawn."""
     if isinstance(blueprint, Blueprint):
         slots = blueprint.space.slots(blueprint.num_cells, blueprint.channels)
         return tuple(_placed(slots, blueprint.space.num_nodes, [slot.kind for slot in slots], image_size))
@@ -61,13 +61,14 @@ def _placed(slots: tuple[Slot, ...], num_nodes: int, kinds: list[str], image_siz
         yield Piece(kind=kind, channels=num_nodes * slot.channels, size=size, nodes=num_nodes, number=number)
 
 
+@torch.no_grad()
 def _built(blueprint: DesignBlueprint, image_size: int) -> Iterator[Piece]:
     """Each part of the body, by what it gives on. A norm at the end changes neither channels nor size and is left out."""
-    with torch.device("meta"):
-        body, _ = blueprint.design.body(blueprint.in_channels)
-        features = torch.empty(1, blueprint.in_channels, image_size, image_size)
-    number, modules = 0, list(body.eval().children())
-    first = next(at for at, module in enumerate(modules) if type(module) in BLOCKS)
+    body = blank(blueprint).eval().body
+    assert isinstance(body, nn.Sequential)
+    features = next(body.parameters()).new_zeros(1, blueprint.in_channels, image_size, image_size)
+    number, modules = 0, list(body)
+    first = next((at for at, module in enumerate(modules) if type(module) in BLOCKS), len(modules))
     for at, module in enumerate(modules):
         before, features = features, module(features)
         kind = BLOCKS.get(type(module), TRANSITION)

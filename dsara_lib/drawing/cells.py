@@ -57,24 +57,25 @@ class Line:
     node: str
     operation: str | None = None
     strength: float | None = None
-    beside: bool = False  # another operation of the same edge
+    also: str | None = None  # a second operation of the same edge, whose result is added
 
     @property
     def label(self) -> str:
         """'sep 3x3' or, with a strength, 'sep 3x3  0.31'."""
-        name = "" if self.operation is None else OTHERS[self.operation][0] if self.operation in OTHERS else short(self.operation)
+        name = " + ".join(OTHERS[each][0] if each in OTHERS else short(each) for each in (self.operation, self.also) if each)
         return name if self.strength is None else f"{name}  {self.strength:.2f}"
 
     def id_in(self, kind: str) -> str:
-        """The id of its element in an SVG: 'accurate:k-2->3'; of one beside others its operation, too."""
-        return f"{kind}:{self.source}->{self.node}" + (f":{self.operation}" if self.beside else "")
+        """The id of its element in an SVG: 'accurate:k-2->3'."""
+        return f"{kind}:{self.source}->{self.node}"
 
     @property
     def color(self) -> str:
         """The operation's, grey for the concatenation."""
         if self.operation is None:
             return GREY
-        return OTHERS[self.operation][1] if self.operation in OTHERS else operation_color(self.operation)
+        color = OTHERS[self.operation][1] if self.operation in OTHERS else operation_color(self.operation)
+        return darker(color, 0.45) if self.also else color
 
     @property
     def width(self) -> float:
@@ -301,8 +302,8 @@ def layered(lines: list[Line], inputs: tuple[str, ...] = INPUTS) -> tuple[dict[s
     links = [(a[1], b[1]) for way in ways for a, b in pairwise(way)]
     columns = _uncrossed(columns, links)
     across = _straightened(columns, links)
-    last = len(columns) - 1
-    along = [at * COLUMN - max(0, at - last + 2) * (COLUMN - LAST_COLUMN) for at in range(last + 1)]
+    last, wide = len(columns) - 1, 1.3 * COLUMN if any(line.also for line in lines) else COLUMN  # for longer labels
+    along = [at * wide - max(0, at - last + 2) * (wide - LAST_COLUMN) for at in range(last + 1)]
     place = {name: (along[at], across[name] * ROW) for at, names in enumerate(columns) for name in names}
     return {name: place[name] for name in column}, [[place[name] for _, name in way] for way in ways]
 

@@ -150,13 +150,12 @@ def draw_cell(blueprint: AnyBlueprint, name: str | None = None, *, backend: str 
 
 
 def _coded(code: Sequence[str], design: RobNet) -> Graph:
-    """All operations of each edge, beside each other where there are two."""
-    lines = [
-        Line(node_name(source), node_name(node), operation, beside=bits == "11")
-        for bits, (source, node) in zip(code, design.SPACE.edges, strict=True)
-        for bit, operation in zip(bits, design.BITS, strict=True)
-        if bit == "1"
-    ]
+    """Edges with one or both of the operations; the convolution first, which gives the line its colour."""
+    lines = []
+    for bits, (source, node) in zip(code, design.SPACE.edges, strict=True):
+        kept = [operation for bit, operation in zip(bits, design.BITS, strict=True) if bit == "1"]
+        if kept:
+            lines.append(Line(node_name(source), node_name(node), kept[-1], also=kept[0] if len(kept) > 1 else None))
     return Graph([*lines, *(Line(node_name(node), OUTPUT) for node in design.SPACE.nodes)])
 
 

@@ -1,4 +1,8 @@
-"""The architecture explorer of notebook 01: cells, placement and size, and what a network made of them costs."""
+"""The architecture explorer of notebook 01: cells, placement and size, and what a network made of them costs.
+
+Networks of the zoo that are not made of one genotype's cells are shown beside them: their stack, their cells where they have some,
+and their cost.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ from functools import lru_cache
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any
 
-from ..architecture import Blueprint, Cost, Genotype, SearchSpace, Slot, cost, zoo
+from ..architecture import Blueprint, Cost, DesignBlueprint, Genotype, SearchSpace, Slot, blueprint_cost, cost, zoo
+from ..drawing import cell_graphs, draw_cell, network_svg
+from ..errors import WorkbookError
 from ..experiment import FOUND, Experiment
 from ..paper import table1
 from ..report.sections import amount
@@ -28,24 +34,29 @@ Images = tuple[int, int, int]  # pixels to a side, channels, classes
 
 
 def explore_architectures(experiment: Experiment, *, interactive: bool = True) -> Shown | Explorer:
-    """Choose cells, placement, filters and size; see the graphs, the stack and the cost."""
+    """Choose cells, placement, filters and size, or another network of the zoo; see the graphs, the stack and the cost."""
     genotypes, sizes = architectures(experiment)
+    others = designs()
+    channels = {name: {"channels": each.channels} for name, each in others.items()}
     first = sizes[next(iter(genotypes))]
     ours: Images = (experiment.data.image_size, experiment.data.channels, experiment.data.num_classes)
     filters = dict.fromkeys((*FILTERS, *(size["filters"] for size in sizes.values())))
     choices = {
-        "name": Choice(name="architecture", options={name: name for name in genotypes}, first=next(iter(genotypes))),
+        "name": Choice(name="architecture", options={name: name for name in (*genotypes, *others)}, first=next(iter(genotypes))),
         "placement": Choice(name="placement", options={each: each for each in PLACEMENTS}, first=first["placement"]),
         "filters": Choice(name="filters", options={_dashed(each): each for each in filters}, first=first["filters"]),
         "num_cells": Choice(name="cells", options=_range(MOST_CELLS, sizes, "num_cells"), first=first["num_cells"]),
-        "channels": Choice(name="channels C", options=_range(MOST_CHANNELS, sizes, "channels"), first=first["channels"]),
+        "channels": Choice(name="channels C", options=_range(MOST_CHANNELS, sizes | channels, "channels"), first=first["channels"]),
         "images": Choice(name="images", options={_said(each): each for each in (PRINTED_FOR, ours)}, first=PRINTED_FOR),
     }
 
     def draw(name: str, **size: Any) -> View:
+        if name in others:
+            return designed(others[name], channels=size["channels"], images=size["images"])
         return architecture(genotypes[name], sizes[name], **size)
 
-    buttons = {"As published or trained": lambda explorer: explorer.choose(**sizes[explorer.chosen["name"]])}
+    own = sizes | channels
+    buttons = {"As published or trained": lambda explorer: explorer.choose(**own[explorer.chosen["name"]])}
     return explore(choices, draw, buttons=buttons, interactive=interactive)
 
 
@@ -61,6 +72,63 @@ def architectures(experiment: Experiment) -> tuple[dict[str, Genotype], dict[str
         genotypes[name] = entries[name].genotype
         sizes[name] = _size(entries[name].space, entries[name].num_cells, entries[name].channels)
     return genotypes, sizes
+
+
+def designs() -> dict[str, DesignBlueprint]:
+    """The networks of the zoo that are not made of one genotype's cells, at their published size."""
+    published = {name: zoo.load(name).published for name in zoo.names()}
+    return {name: each for name, each in published.items() if isinstance(each, DesignBlueprint)}
+
+
+def designed(published: DesignBlueprint, *, channels: int, images: Images) -> View:
+    """Cost, stack and cells of such a network. Placement, filters and number of cells are its own."""
+    size, in_channels, num_classes = images
+    blueprint = published.with_options(channels=channels, in_channels=in_channels, num_classes=num_classes)
+    chosen = f"{blueprint.name}, C = {channels}, {_said(images)}"
+    as_printed = images == PRINTED_FOR and channels == published.channels
+    head, lines, words = _counted(chosen, _designed_cost(blueprint, size), blueprint.name if as_printed else "")
+    note = zoo.load(published.name).note
+    html = (
+        table(chosen, head, lines)
+        + row([("the network, from the image to the classes", _designed_stack(blueprint, size))], "wide")
+        + row(_cells(published), "cell")
+        + notes([note] if note else [])
+    )
+    return View(html, words, idle=("placement", "filters", "num_cells"))
+
+
+@lru_cache(maxsize=32)
+def _cells(blueprint: DesignBlueprint) -> list[tuple[str, str]]:
+    """A network of blocks has none."""
+    try:
+        names = list(cell_graphs(blueprint))
+    except WorkbookError:
+        return []
+    return [(name, _inline(draw_cell(blueprint, name).decode())) for name in names]
+
+
+@lru_cache(maxsize=64)
+def _designed_stack(blueprint: DesignBlueprint, image_size: int) -> str:
+    return _inline(network_svg(blueprint, image_size))
+
+
+@lru_cache(maxsize=64)
+def _designed_cost(blueprint: DesignBlueprint, image_size: int) -> Cost:
+    return blueprint_cost(blueprint, image_size)
+
+
+def _inline(svg: str) -> str:
+    """Without what stands before the picture in a file."""
+    return svg[svg.index("<svg") :]
+
+
+def _counted(chosen: str, counted: Cost, printed: str) -> tuple[tuple[str, ...], list[list[str]], str]:
+    """Head and lines of the table of cost, beside the paper's where a name of its table is given, and the same in words."""
+    numbers = [amount(each) for each in (counted.parameters, counted.multiply_adds, counted.table1_flops)]
+    lines = [["counted here", *numbers]]
+    lines += [["printed in Table 1", each["params"], "", each["flops"]] for each in _printed(printed)]
+    words = f"{chosen}: {numbers[0]} parameters, {numbers[1]} multiply-adds, {numbers[2]} FLOPs as Table 1 counts"
+    return ("", "parameters", "multiply-adds", "FLOPs as Table 1 counts"), lines, words
 
 
 def architecture(
@@ -81,11 +149,8 @@ def architecture(
     )
     counted = _cost(blueprint, size)
     chosen = f"{genotype.name}, {placement} with filters {_dashed(filters)}, {num_cells} cells, C = {channels}, {_said(images)}"
-    numbers = [amount(each) for each in (counted.parameters, counted.multiply_adds, counted.table1_flops)]
-    lines = [["counted here", *numbers]]
-    if images == PRINTED_FOR and _size(space, num_cells, channels) == own:
-        lines += [["printed in Table 1", each["params"], "", each["flops"]] for each in _printed(genotype.name)]
-    head = ("", "parameters", "multiply-adds", "FLOPs as Table 1 counts")
+    as_printed = images == PRINTED_FOR and _size(space, num_cells, channels) == own
+    head, lines, words = _counted(chosen, counted, genotype.name if as_printed else "")
     unused = [kind for kind in genotype.cells if kind not in space.kinds]
     html = (
         table(chosen, head, lines)
@@ -93,7 +158,6 @@ def architecture(
         + row([(f"{kind} cell", cell_graph(genotype, kind)) for kind in space.kinds], "cell")
         + notes(f"its {kind} cell stands nowhere in {placement}" for kind in unused)
     )
-    words = f"{chosen}: {numbers[0]} parameters, {numbers[1]} multiply-adds, {numbers[2]} FLOPs as Table 1 counts"
     return View(html, words)
 
 
@@ -132,7 +196,7 @@ def _size(space: SearchSpace, num_cells: int, channels: int) -> dict[str, Any]:
 
 
 def _printed(name: str) -> list[dict[str, Any]]:
-    return [each for each in table1() if each["model"].replace("PDARTS", "P-DARTS") == name]
+    return [each for each in table1() if zoo.full_name(each["model"]) == name]
 
 
 def _range(most: int, sizes: Mapping[str, Mapping[str, Any]], key: str) -> range:

@@ -54,6 +54,7 @@ UPPER_LEVELS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "AdvRush": lambda level: "the natural loss and its curvature (AdvRush)",
     "DSRNA": lambda level: "the natural loss and the norm of the Jacobian (after DSRNA)",
     "NADAR": lambda level: f"the adversarial loss while the natural loss is at most {level.get('bound')} (after NADAR)",
+    "RACL": lambda level: f"the natural loss while the Lipschitz bound's logarithm is at most {level.get('bound')} (after RACL)",
 }
 
 # -- headline ----------------------------------------------------------------------------------------------------------
