@@ -275,3 +275,11 @@ def test_help_needs_no_environment_and_second_start_no_time(installed, started) 
 def test_setup_errors_are_sentences() -> None:
     with pytest.raises(SetupError, match="known: demo"):
         workbook.check_command("nothing like it")
+
+
+def test_every_command_of_the_library_can_be_given_to_workbook_py() -> None:
+    from dsara_lib.cli import _parser
+
+    (commands,) = (action.choices for action in _parser()._subparsers._group_actions)  # type: ignore[union-attr]
+    assert set(workbook.LIBRARY) == set(commands)
+    assert all(f"  {name} " in workbook.__doc__ for name in commands)
