@@ -63,8 +63,9 @@ LABELS = torch.arange(IMAGES) % 3
 PGD = {"type": "PGD", "eps": 0.2, "step_size": 0.05, "steps": 20, "start": "uniform", "loss": "cross-entropy", "engine": "dsara"}
 CHANGES = (
     "search.num_cells=5 search.channels=2 search.space.num_nodes=2 search.stages.0.epochs=1 search.stages.1.epochs=1 "
-    "search.batch_size=10 search.attack.steps=1 search.validation_images=10 training.epochs=1 training.batch_size=10 "
-    "training.attack.steps=1 training.held_out_attack.steps=1 evaluation.attacks=PGD20 evaluation.test_images=20 channels=2"
+    "search.space.operations=max_pool_3x3,skip_connect search.batch_size=10 search.attack.steps=1 search.validation_images=10 "
+    "training.epochs=1 training.batch_size=10 training.attack.steps=1 training.held_out_attack.steps=1 "
+    "evaluation.attacks=PGD20 evaluation.test_images=20 channels=2"
 )
 
 
