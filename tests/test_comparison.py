@@ -33,17 +33,9 @@ from dsara_lib.report import (
     write_comparison,
     write_report,
 )
-from dsara_lib.report.claims import (
-    CONTRADICTED,
-    CONTRASTS,
-    DESCENT,
-    FLOPS,
-    NO_EVIDENCE,
-    NOT_MEASURED,
-    SUPPORTED,
-    Finding,
-    promised,
-)
+from dsara_lib.report.claims import DESCENT, FLOPS, promised
+from dsara_lib.report.contrasts import CONTRASTS
+from dsara_lib.report.findings import CONTRADICTED, NO_EVIDENCE, NOT_MEASURED, SUPPORTED, Finding
 from dsara_lib.report.inference import (
     holm,
     image_interval,
