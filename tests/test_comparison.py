@@ -33,17 +33,10 @@ from dsara_lib.report import (
     write_comparison,
     write_report,
 )
-from dsara_lib.report.claims import (
-    CONTRADICTED,
-    CONTRASTS,
-    DESCENT,
-    FLOPS,
-    NO_EVIDENCE,
-    NOT_MEASURED,
-    SUPPORTED,
-    Finding,
-    promised,
-)
+from dsara_lib.report.claims import DESCENT, FLOPS, promised
+from dsara_lib.report.collection import Conditions
+from dsara_lib.report.contrasts import CONTRASTS
+from dsara_lib.report.findings import CONTRADICTED, NO_EVIDENCE, NOT_MEASURED, SUPPORTED, Finding
 from dsara_lib.report.inference import (
     holm,
     image_interval,
@@ -53,7 +46,7 @@ from dsara_lib.report.inference import (
     seed_test,
     sign_flip,
 )
-from dsara_lib.report.tables import lines_of
+from dsara_lib.report.tables import comparable, lines_of
 from dsara_lib.runs import RunStore, describe, write_json, write_jsonl
 from dsara_lib.search.upper_level import min_norm_weight
 from dsara_lib.sweep import grids
@@ -63,8 +56,9 @@ LABELS = torch.arange(IMAGES) % 3
 PGD = {"type": "PGD", "eps": 0.2, "step_size": 0.05, "steps": 20, "start": "uniform", "loss": "cross-entropy", "engine": "dsara"}
 CHANGES = (
     "search.num_cells=5 search.channels=2 search.space.num_nodes=2 search.stages.0.epochs=1 search.stages.1.epochs=1 "
-    "search.batch_size=10 search.attack.steps=1 search.validation_images=10 training.epochs=1 training.batch_size=10 "
-    "training.attack.steps=1 training.held_out_attack.steps=1 evaluation.attacks=PGD20 evaluation.test_images=20 channels=2"
+    "search.space.operations=max_pool_3x3,skip_connect search.batch_size=10 search.attack.steps=1 search.validation_images=10 "
+    "training.epochs=1 training.batch_size=10 training.attack.steps=1 training.held_out_attack.steps=1 "
+    "evaluation.attacks=PGD20 evaluation.test_images=20 channels=2"
 )
 
 
@@ -211,6 +205,33 @@ def test_what_was_searched_by_a_rivals_strategy_is_not_called_by_the_published_n
     (measured,) = collection.measured
     assert measured.system == "searched: advrush" and not measured.places
     assert [line.row for line in lines_of(collection, "table1") if line.ours] == ["searched: advrush"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "the paper's data and profile."),
+        ({"data": "digits"}, "other data, so not comparable"),
+        ({"profile": "short"}, "the paper's data, but other conditions"),
+        ({"epochs": 30}, "the paper's data, but other conditions"),
+        ({"images": 1000}, "the paper's data, but other conditions"),
+        ({"limit": 50}, "the paper's data, but other conditions"),
+        ({"eps": 2 / 255}, "the paper's data, but other conditions"),
+    ],
+)
+def test_what_stands_between_our_numbers_and_the_papers_is_said(changes: dict[str, Any], words: str) -> None:
+    made = {"data": "cifar10", "limit": None, "profile": "paper", "epochs": 200, "eps": 8 / 255, "images": 10_000}
+    conditions = Conditions(**(made | {"attack": "PGD20", "checksum": "", "training": ""} | changes))
+    assert words in comparable(conditions)
+
+
+def test_networks_as_large_as_each_other_are_compared_although_their_channels_differ(tmp_path: Path) -> None:
+    for name, channels, right in (("row7", 2, (55, 40)), ("row6", 3, (30, 10))):
+        folder = write_run(tmp_path, name, right, variant=f"table5-{name[-1]}", channels=channels)
+        card = json.loads((folder / "run.json").read_text())
+        card["settings"]["preset"]["match"] = "DSARA"
+        write_json(folder / "run.json", card)
+    assert "as large as DSARA" in finding(tmp_path, "MGDA over the sum").where
 
 
 def test_networks_trained_on_natural_images_are_left_to_their_own_report(tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ from ..runs import Run, RunStore
 from ..training import load_card
 
 FOUND, ATTACK = "found", "PGD20"
+PAPERS_OWN = ("dsara", "adversarial-darts")  # variants by other names that are rows of Tables 4 and 5
 NOT_OURS = (WorkbookError, OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError)
 ADVERSARIAL, TWO_STAGES = ("adversarial",), ("adversarial", "MGDA")
 DSARA_SPACE, NASNET_SPACE = ("A-A-R", (1, 2, 2)), ("A-A-A", (1, 2, 4))
-MATCHED = "channels matched"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +204,7 @@ def _read_network(here: dict[str, Measured], run: Run, settings: Mapping[str, An
         places=places_of(system, method, variant, conditions.data),
         method=method,
         searched="" if method is None else searched_with(settings),
-        size=MATCHED if "matched" in variant else size_of(card["blueprint"]),
+        size=size_of(card["blueprint"], settings["preset"].get("match")),
         conditions=conditions,
         blueprint=_digest(_shape(card["blueprint"])),
         evaluation=evaluation,
@@ -274,10 +274,14 @@ def _told(level: Mapping[str, Any]) -> str:
 
 def system_of(method: Method, variant: str) -> str:
     """A name for what was searched."""
-    named = variant and not variant.startswith(("table4", "table5"))
-    if named and "dsara" not in variant.lower():
+    if not is_papers_own(variant):
         return f"searched: {variant}"
     return "DSARA" if method == DSARA else f"searched: {method.text}"
+
+
+def is_papers_own(variant: str) -> bool:
+    """Whether a variant is all of a row of the paper's. A rival's may share space and stages and still search in another way."""
+    return not variant or variant.startswith(("table4-", "table5-")) or variant in PAPERS_OWN
 
 
 def places_of(system: str, method: Method | None, variant: str, data: str) -> frozenset[tuple[str, str]]:
@@ -289,7 +293,7 @@ def places_of(system: str, method: Method | None, variant: str, data: str) -> fr
     else:
         places |= {("table1", row["model"]) for row in paper.table1(tables) if zoo.full_name(row["model"]) == system}
     places |= {("table5", str(row[0])) for row in tables["table5"]["rows"] if method is None and row[1] == system}
-    if method is not None and system.removeprefix("searched: ") != variant:
+    if method is not None and is_papers_own(variant):
         places |= {(table, row) for table, row, each in ablation_rows() if each == method}
     return frozenset(places)
 
@@ -331,14 +335,15 @@ def searched_with(settings: Mapping[str, Any]) -> str:
     search = json.loads(json.dumps(settings["preset"]["search"]))
     space = {key: value for key, value in search.pop("space").items() if key not in ("placement", "filters")}
     stages = search.pop("stages")
-    search.pop("channels" if "matched" in str(settings.get("variant", "")) else "", None)
     epochs = sum(int(stage["epochs"]) for stage in stages)
     return _digest([search, space, epochs, stages[0]["architecture_lr"], sorted(str(settings.get("changes", "")).split())])
 
 
-def size_of(blueprint: Mapping[str, Any]) -> str:
+def size_of(blueprint: Mapping[str, Any], match: str | None = None) -> str:
     """In words, without the space, which is part of the method. Raises WorkbookError for what is no blueprint."""
     read = blueprint_from_dict(blueprint)
+    if match:
+        return f"as large as {match}"
     if "kind" in blueprint:
         return read.size
     return f"{blueprint['num_cells']} cells, {blueprint['channels']} channels"

@@ -13,8 +13,10 @@ from typing import Any
 
 from .. import paper, plots
 from ..runs import write_atomically
-from .claims import ATTACK, BOTH, CONTRASTS, NOT_MEASURED, Finding, Part, against_reference, all_findings, printed_difference
-from .collection import NOT_OURS, Collection, Conditions, Measured, collect
+from .claims import all_findings
+from .collection import ATTACK, NOT_OURS, Collection, Conditions, Measured, collect
+from .contrasts import BOTH, CONTRASTS, against_reference, printed_difference
+from .findings import NOT_MEASURED, Finding, Part
 from .page import Markup, interval, join, paragraph, percent, plot, section, table, tag, text_cell, whole_page
 from .sections import PAGE
 from .tables import (
