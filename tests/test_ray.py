@@ -1,10 +1,11 @@
-"""Sweeps on Ray: real local workers, one killed on the way, to the bits of the sequential sweep; and what the engine asks of Ray."""
+"""Sweeps on Ray: real local workers, one killed on the way, to the bits of the sequential sweep; what the engine asks of Ray."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,11 +19,13 @@ import pytest
 from test_sweep import CHANGES
 from toys import bits
 
+import dsara_lib
 from dsara_lib.cli import main
 from dsara_lib.errors import WorkbookError
 from dsara_lib.runs import Checkpoints, held
 from dsara_lib.sweep import ENGINES, Job, OnRay, Progress, Sequential, Sweep, grids, make_engine, on_ray
 
+ROOT = Path(dsara_lib.__file__).parents[1]
 NETWORKS = ("RACL", "AdvRush")  # rows 1 and 2 of Table 5, which need no search
 LONGER = f"{CHANGES} training.epochs=3 training.batch_size=4 baseline_size=[5,4]"
 
@@ -42,7 +45,7 @@ def kinds(told: list[Progress], job: Job) -> list[str]:
 
 @dataclass
 class Killed:
-    """What two workers did of which one was killed with SIGKILL in its second epoch, and what one process did without Ray."""
+    """What two workers did of which one was killed with SIGKILL in its second epoch, and what the command did without Ray."""
 
     there: list[Job]
     here: list[Job]
@@ -64,6 +67,11 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
     if find_spec("ray") is None:
         pytest.skip("the package ray is not installed")
     there, here = (jobs(tmp_path_factory.mktemp(name)) for name in ("there", "here"))
+    # In a process of its own, as the workers are: this one calculates by other rules (conftest.py).
+    command = [sys.executable, "-m", "dsara_lib", "sweep", "table5", "--name", "tiny", "--rows", "1,2", "--device", "cpu"]
+    command += ["--limit", "4", "--set", LONGER, "--results", str(here[0].sweep.results)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    sequential = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     victims: list[int] = []
     stop = threading.Event()
     watch = threading.Thread(target=kill_in_the_second_epoch, args=(there[0].log, victims, stop))
@@ -73,7 +81,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
     finally:
         stop.set()
         watch.join()
-    assert [each.kind for each in Sequential()(here)].count("done") == 2
+        assert sequential.wait(timeout=300) == 0
     log = [json.loads(line) for line in there[0].log.read_text().splitlines()]
     yield Killed(there=there, here=here, told=told, log=log, victim=victims[0])
 
@@ -81,7 +89,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
 def test_a_killed_worker_is_replaced_and_all_jobs_end(killed: Killed) -> None:
     assert kinds(killed.told, killed.there[0]) == ["started", "started", "done"]
     assert kinds(killed.told, killed.there[1]) == ["started", "done"]
-    assert [row["pid"] for row in killed.log if row["kind"] == "started"][0] == killed.victim
+    assert next(row["pid"] for row in killed.log if row["kind"] == "started") == killed.victim
     assert len({row["pid"] for row in killed.log}) == 2
 
 
