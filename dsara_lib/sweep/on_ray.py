@@ -254,7 +254,7 @@ def _check_shared(ray: Any, folders: set[Path]) -> None:
 def _quiet() -> dict[str, str]:
     """Workers find this library, nothing is sent to Ray's makers, and a job without a GPU is told so by its device alone."""
     path = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
-    told = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    told = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     return {"PYTHONPATH": path, **told}
 
 
