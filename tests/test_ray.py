@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -232,6 +233,13 @@ def test_workers_are_given_paths_that_do_not_depend_on_where_they_stand(
     (sent,) = stand_in.tasks
     assert sent.sweep.results == tmp_path / "results" and sent.sweep.settings["data_root"] == str(tmp_path / "data")
     assert sent.sweep.settings["data"] == f"folder:{tmp_path / 'a'},{tmp_path / 'b'}"
+
+
+def test_an_address_where_nobody_answers_is_told_before_ray_is_asked() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(WorkbookError, match=f"no Ray answers at '{address}'"):
+        on_ray._join(None, address)
 
 
 # ------------------------------------------------------------------------------------------------------------- in a worker

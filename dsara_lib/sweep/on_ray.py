@@ -11,6 +11,7 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -147,7 +148,10 @@ def _start(ray: Any, cpus: int, stack: ExitStack) -> None:
 
 
 def _join(ray: Any, address: str) -> None:
+    host, _, port = address.rpartition(":")
     try:
+        if host and port.isdigit() and "/" not in host:  # Ray itself would ask for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # ConnectionError, ValueError and others, by version
         raise WorkbookError(f"no Ray answers at {address!r}: {sentence(error)}") from error
