@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .architecture import AnyBlueprint
 
 CHAIN = ("01", "02", "03", "04", "05", "06", "09")
+SECONDS_BETWEEN_LINES = 10.0
 FULL = ("01", "02")  # notebooks that take all settings of a run; the others read them from its folder
 
 
@@ -103,14 +105,22 @@ def _parser() -> argparse.ArgumentParser:
     sweep.set_defaults(command=run_sweep)
     sweep.add_argument("grid", help="table4, table4-matched (all of one size), table5, methods (rivals) or zoo (Tables 1 to 3)")
     sweep.add_argument("--profile", default="demo", help="demo, short, paper or published-code")
-    sweep.add_argument("--data", default="digits", help="digits, cifar10, cifar100, svhn, tiny-imagenet or folder:PATH")
+    sweep.add_argument("--data", action="append", help="digits (default), cifar10, ... or folder:PATH; may be given several times")
     sweep.add_argument("--limit", type=int, help="images per class")
     sweep.add_argument("--name", help="beginning of the run folders' names (<grid>-<profile>-<data>)")
     sweep.add_argument("--seeds", default="0", help="one or more, as 0,1,2")
     sweep.add_argument("--rows", default="", metavar="ROW,ROW", help="only these rows")
     sweep.add_argument("--set", default="", help='settings that differ, as "search.channels=8 training.epochs=3"')
     sweep.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    sweep.add_argument("--results", default="results", help="folder of all runs (results)")
+    sweep.add_argument("--results", default="results", help="folder of all runs (results); on a cluster one that all nodes share")
+    sweep.add_argument("--dry", action="store_true", help="only say what is done and what is to be done")
+    sweep.add_argument(
+        "--engine", default="sequential", help="sequential (default), or ray: several jobs at once, here or on a cluster"
+    )
+    sweep.add_argument("--address", help="with ray: a cluster to join, as HOST:PORT or auto (a Ray of our own, on this machine)")
+    sweep.add_argument("--gpus-per-job", type=float, help="with ray: a part of one GPU, or several (1 where there are any)")
+    sweep.add_argument("--cpus-per-job", type=float, help="with ray: CPU cores (1)")
+    sweep.add_argument("--retries", type=int, help="with ray: how often a job whose worker died goes on (3)")
 
     report = commands.add_parser("report", help="write a run's HTML report anew")
     report.set_defaults(command=write_report)
@@ -263,30 +273,85 @@ def run_bench(given: argparse.Namespace) -> int:
     return 130 if stopped else 0
 
 
-def run_sweep(given: argparse.Namespace) -> None:
-    """Every row at every seed that is not done yet, then the table; it is written anew after each."""
-    from .notebooks import follow
-    from .sweep import Sweep, Table, grids
+def run_sweep(given: argparse.Namespace) -> int:
+    """Every row at every seed that is not done yet, then the tables; each is written anew when one of its rows is done."""
+    from .sweep import Job, Table, make_engine
 
-    known = grids()
+    options = {key: getattr(given, key) for key in ("address", "gpus_per_job", "cpus_per_job", "retries")}
+    engine = make_engine(given.engine, **{key: value for key, value in options.items() if value is not None})
+    rows = [row for row in given.rows.split(",") if row]
+    tables = {sweep.name: Table(sweep=sweep) for sweep in _sweeps(given)}
+    jobs = [Job(sweep=table.sweep, task=task) for table in tables.values() for task in table.sweep.tasks(rows)]
+    if given.dry:
+        for job in jobs:
+            print(f"{job.state():5}  {job.task.run}: {job.task.row.about}")
+        return 0
+    for table in tables.values():
+        table.sweep.check()
+    failed = _follow_jobs(engine(jobs), len(jobs), tables)
+    for table in tables.values():
+        print(f"{table.text()}\nwritten: {table.write()}")
+    if failed:
+        why = "; ".join(f"{run} ({sentence})" for run, sentence in failed.items())
+        print(f"error: {len(failed)} of {len(jobs)} runs failed, the same command tries them again: {why}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _sweeps(given: argparse.Namespace) -> list[Any]:
+    """A sweep for each data set. Raises WorkbookError."""
+    from .sweep import Sweep, grids
+
+    known, sets = grids(), given.data or ["digits"]
     if given.grid not in known:
         raise unknown("grid", given.grid, known)
-    settings = {"profile": given.profile, "data": given.data, "limit": given.limit, "changes": given.set, "device": given.device}
-    sweep = Sweep(
-        name=given.name or f"{given.grid}-{given.profile}-{_plain(given.data)}",
-        grid=known[given.grid],
-        seeds=_whole_numbers(given.seeds),
-        results=Path(given.results),
-        settings=settings,
-    )
-    tasks, table = sweep.tasks([row for row in given.rows.split(",") if row]), Table(sweep=sweep)
-    sweep.check()
-    for number, task in enumerate(tasks, 1):
-        print(f"[{number} of {len(tasks)}] {task.run}: {task.row.about}", flush=True)
-        follow(sweep.do(task))
-        table.write()
-    print(table.text())
-    print(f"written: {table.write()}")
+    names = [f"{given.grid}-{given.profile}-{_plain(data)}" for data in sets]
+    if given.name:
+        names = [given.name] if len(sets) == 1 else [f"{given.name}-{_plain(data)}" for data in sets]
+    if len(set(names)) < len(names):
+        raise WorkbookError(f"several data sets need names that differ; got {', '.join(names)}")
+    common = {"profile": given.profile, "limit": given.limit, "changes": given.set, "device": given.device}
+    return [
+        Sweep(
+            name=name,
+            grid=known[given.grid],
+            seeds=_whole_numbers(given.seeds),
+            results=Path(given.results),
+            settings={**common, "data": data},
+        )
+        for name, data in zip(names, sets, strict=True)
+    ]
+
+
+def _follow_jobs(progress: Generator[Any], num_jobs: int, tables: Mapping[str, Any]) -> dict[str, str]:
+    """Say what happens to jobs, and write their tables; the sentence of each that failed, by run."""
+    from .notebooks import line
+
+    states: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    spoken = time.monotonic()
+    with closing(progress):  # a stop in here also ends what is under way elsewhere
+        for told in progress:
+            run = told.job.task.run
+            if told.kind == "event":
+                event = told.event
+                for warning in event.warnings:
+                    print(f"{run}: warning: {warning}")
+                partial = event.kind in ("step", "measuring") or "done" in event.metrics
+                if not partial or time.monotonic() - spoken > SECONDS_BETWEEN_LINES:
+                    print(f"{run}: {line(event)}", flush=True)
+                    spoken = time.monotonic()
+                continue
+            states[run] = told.kind
+            counts = [list(states.values()).count(kind) for kind in ("done", "started", "failed")]
+            words = {"started": f"begun again (attempt {told.attempt})" if told.attempt > 1 else told.job.task.row.about}
+            counted = f"[{counts[0]} done, {counts[1]} running, {counts[2]} failed of {num_jobs}]"
+            print(f"{counted} {run}: {words.get(told.kind, told.kind)}", flush=True)
+            if told.kind == "failed":
+                failed[run] = told.why
+                print(told.details or told.why, file=sys.stderr)
+            elif told.kind == "done":
+                tables[told.job.sweep.name].write()
+    return failed
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:

@@ -253,6 +253,11 @@ def portable(data: str, results: str | Path) -> str:
     return _each_path(data, lambda path: os.path.relpath(path, results))
 
 
+def absolute(data: str) -> str:
+    """A data set's name that means the same in every working folder."""
+    return _each_path(data, os.path.abspath)
+
+
 def _each_path(data: str, change: Callable[[str], str]) -> str:
     if not data.startswith("folder:"):
         return data

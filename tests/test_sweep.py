@@ -270,7 +270,12 @@ def test_the_command_does_it_all_and_refuses_what_it_does_not_know(tmp_path: Pat
     given = ["--limit", "4", "--set", CHANGES, "--results", str(tmp_path), "--device", "cpu"]
     assert main(["sweep", "table4", "--rows", "2", "--name", "t", *given]) == 0
     said = capsys.readouterr().out
-    assert "[1 of 1] t-row2-seed0: R-A-A, 1-2-2" in said and "written:" in said and (tmp_path / "t.csv").is_file()
+    assert (
+        "1 running, 0 failed of 1] t-row2-seed0: R-A-A, 1-2-2" in said
+        and "[1 done, " in said
+        and "written:" in said
+        and (tmp_path / "t.csv").is_file()
+    )
     for wrong, words in (
         (["sweep", "table6"], "unknown grid 'table6'; did you mean 'table"),
         (["sweep", "methods", "--rows", "dart"], "unknown row of methods 'dart'; did you mean 'darts'"),

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data import load
 from ..engine import Event, run_epochs
 from ..errors import WorkbookError
 from ..evaluation import Evaluation, load_evaluation
-from ..experiment import FOUND, Experiment, choose_device, open_experiment
+from ..experiment import FOUND, Experiment, open_experiment
 from ..presets import make_preset
 from ..runs import RUN_NAME
 from ..training import load_card, load_network
@@ -59,11 +60,13 @@ class Sweep:
         """Settings that no row could be opened with end here, before anything is done. Raises WorkbookError."""
         for row in self.grid.rows:
             make_preset(self.settings.get("profile", "demo"), self.settings.get("changes", ""), row.variant)
-        choose_device(self.settings.get("device", "auto"))
+        known = {key: self.settings[key] for key in ("limit",) if key in self.settings}
+        load(self.settings.get("data", "digits"), root=self.settings.get("data_root", "data"), **known)  # downloads it once for all
 
-    def open(self, task: Task) -> Experiment:
-        """The task's run, made or gone on with."""
-        return open_experiment(task.run, seed=task.seed, variant=task.row.variant, results=self.results, **self.settings)
+    def open(self, task: Task, **other: Any) -> Experiment:
+        """The task's run, made or gone on with; `other` are settings that take the place of the sweep's, such as the device."""
+        settings = {**self.settings, **other}
+        return open_experiment(task.run, seed=task.seed, variant=task.row.variant, results=self.results, **settings)
 
     def do(self, task: Task) -> Iterator[Event]:
         """Search, train, attack; each goes on where it stopped."""
