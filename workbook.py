@@ -8,8 +8,9 @@
   cost      parameters and multiply-adds of an architecture
   draw      a network of the paper's tables as a picture
   bench     the fast ways beside the plain ones, measured here
-  sweep     the rows of an ablation (Table 4 or 5), for several seeds
-  report    paper beside measured
+  sweep     the rows of a table: ablations, rival methods, published networks; for several seeds
+  compare   all runs beside the paper's tables, and its claims tested on them
+  report    one run beside the paper's tables
   test      the tests, on all cores; with arguments they go to pytest as they are
   lint      format, lint, types
   check     lint and test
@@ -32,7 +33,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 LOCK = ROOT / "requirements.lock"
 OLDEST = (3, 11)
-LIBRARY = ("demo", "run", "nb", "lab", "cost", "draw", "bench", "sweep", "report")  # handed to dsara_lib's command line
+LIBRARY = ("demo", "run", "nb", "lab", "cost", "draw", "bench", "sweep", "compare", "report")  # handed to dsara_lib's command line
 OURS = ("test", "lint", "check")
 # The whole suite on all cores, but no more than memory allows: a worker takes about 1.5 GB.
 SHARED_OUT = ("-n", "logical", "--maxprocesses", "8", "--dist", "worksteal")

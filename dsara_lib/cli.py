@@ -122,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--cpus-per-job", type=float, help="with ray: CPU cores (1)")
     sweep.add_argument("--retries", type=int, help="with ray: how often a job whose worker died goes on (3)")
 
+    compare = commands.add_parser("compare", help="all runs beside Tables 1 to 5, and the paper's claims tested on them")
+    compare.set_defaults(command=write_comparison)
+    compare.add_argument("--results", default="results", help="folder of all runs (results)")
+
     report = commands.add_parser("report", help="write a run's HTML report anew")
     report.set_defaults(command=write_report)
     report.add_argument("--run", default="demo")
@@ -359,6 +363,19 @@ def _whole_numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise WorkbookError(f"seeds are whole numbers, as 0,1,2; got {text!r}") from None
+
+
+def write_comparison(given: argparse.Namespace) -> None:
+    """The page that holds every run beside the paper, and the claims in plain lines."""
+    from .report import all_findings, collect, write_comparison
+
+    results = Path(given.results)
+    if not results.is_dir():
+        raise FileNotFoundError(f"no folder {results}; the runs to compare lie in --results")
+    collection = collect(results)
+    for finding in all_findings(collection):
+        print(finding.sentence)
+    print(f"the comparison: {write_comparison(results)}")
 
 
 def write_report(given: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from ..search import (
     RandomPaths,
     Ranking,
     Sampling,
+    Selection,
     SingleObjective,
     Stage,
     SumOfLosses,
@@ -69,8 +70,8 @@ def warmed_up(level: UpperLevel, share: float) -> Change:
     return change
 
 
-def ranked(rule: Ranking) -> Change:
-    """The architecture is the best of sampled paths, not that of an epoch."""
+def chosen_by(rule: Selection | Ranking) -> Change:
+    """Another rule for the choice among epochs, or the best of sampled paths in place of an epoch's."""
     return lambda preset: replace(preset, search=replace(preset.search, selection=rule))
 
 
@@ -171,14 +172,17 @@ METHODS: dict[str, Variant] = {
     "racl": Variant(about="natural loss, the Lipschitz bound limited", changes=(led_by(RACL()),), printed=("table1", "RACL")),
     "p-darts": Variant(about="natural loss, deeper in three parts", changes=(progressive,), printed=("table1", "P-DARTS")),
     "abanditnas": Variant(
-        about="sampled and abandoned by confidence bounds", changes=(led_by(AntiBandit()),), printed=("table1", "ABanditNAS-10")
+        about="sampled and abandoned by confidence bounds",
+        # The last epoch's, when one operation is left on each edge.
+        changes=(led_by(AntiBandit()), chosen_by(Selection(window=1, tolerance=1.0))),
+        printed=("table1", "ABanditNAS-10"),
     ),
     "robnet": Variant(
         about="random paths, filtered by their flow of solution and ranked",
-        changes=(led_by(RandomPaths()), ranked(Ranking(fsp_share=0.5))),
+        changes=(led_by(RandomPaths()), chosen_by(Ranking(fsp_share=0.5))),
         printed=("table1", "RobNet-free"),
     ),
-    "random": Variant(about="random paths, ranked with shared weights", changes=(led_by(RandomPaths()), ranked(Ranking()))),
+    "random": Variant(about="random paths, ranked with shared weights", changes=(led_by(RandomPaths()), chosen_by(Ranking()))),
 }
 
 VARIANTS: dict[str, Variant] = {**METHODS, **ABLATIONS}

@@ -55,6 +55,8 @@ UPPER_LEVELS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "DSRNA": lambda level: "the natural loss and the norm of the Jacobian (after DSRNA)",
     "NADAR": lambda level: f"the adversarial loss while the natural loss is at most {level.get('bound')} (after NADAR)",
     "RACL": lambda level: f"the natural loss while the Lipschitz bound's logarithm is at most {level.get('bound')} (after RACL)",
+    "RandomPaths": lambda level: "nothing while random paths are trained",
+    "AntiBandit": lambda level: "the rewards of sampled operations, the worst of which are abandoned (after ABanditNAS)",
 }
 
 # -- headline ----------------------------------------------------------------------------------------------------------
