@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from test_capture import Rehearsal
+from test_capture import META, NothingWaits, Rehearsal
 from test_supernet import pair
 from torch import Tensor
 from toys import SEARCH, Noting, bits, numbers, toy_data
@@ -25,6 +25,7 @@ from dsara_lib.evaluation import load_arrays
 from dsara_lib.runs import Checkpoints, generator, read_jsonl
 from dsara_lib.search import AntiBandit, RandomPaths, Ranking, SearchConfig, Searcher, Selection, SingleObjective, Stage
 from dsara_lib.search import ranking as ranking_module
+from dsara_lib.search import searcher as searcher_module
 from dsara_lib.search.paths import (
     DROPPED,
     Allowed,
@@ -469,6 +470,20 @@ def test_measuring_many_paths_records_nothing_again():
     list(searcher.run_epoch())
     assert graphs.noted.count("record") <= 3, "crafting at two sizes, and the weights' gradients"
     assert graphs.noted.count("replay") >= 7 and searcher.passes.num_graphs == 0
+
+
+def test_no_pass_of_a_path_waits_for_the_device_or_brings_anything_there(monkeypatch):
+    monkeypatch.setattr(searcher_module, "to_cpu", lambda state: state)
+    config = replace(SMALL, space=SPACE, stages=(replace(BANDIT, skip_dropout=0.5),))
+    searcher, labels = search(config, device=META), torch.zeros(6, dtype=torch.int64, device=META)
+    images = torch.zeros(6, 3, 4, 4, device=META)
+    searcher._draw()
+    with NothingWaits():
+        attacked = searcher.passes.craft(images, labels, images)
+        searcher.passes.weights_gradients(attacked, labels)
+        searcher.passes.alphas_gradient(attacked, labels)
+        loss, right = searcher.passes.judge(attacked, labels)
+    assert loss.shape == right.shape == ()
 
 
 # --------------------------------------------------------------------------------------------------- stopped and resumed

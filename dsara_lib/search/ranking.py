@@ -44,7 +44,7 @@ class Ranking:
 
     samples: int | None = None
     fsp_share: float = 0.0
-    recalibration: int = 8
+    recalibration: int = 4
 
     def __post_init__(self):
         if (self.samples is not None and self.samples < 1) or self.recalibration < 1:
