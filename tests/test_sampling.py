@@ -185,6 +185,16 @@ def test_a_dropped_identity_keeps_its_mean_and_is_dropped_in_training_only(monke
 # -------------------------------------------------------------------------------------------------------------- P-DARTS
 
 
+def test_identities_are_dropped_less_and_less_over_a_stage(monkeypatch):
+    seen: list[float] = []
+    drop = lambda space, probability, noise_from: (seen.append(probability), dropped_skips(space, probability, noise_from))[1]  # noqa: E731
+    searcher = search(replace(SMALL, stages=(DARTS, replace(DARTS, epochs=4, skip_dropout=0.8))))
+    monkeypatch.setattr(searcher_module, "dropped_skips", drop)
+    for searcher.epoch in range(5):
+        searcher._draw()
+    assert seen == pytest.approx([0.8, 0.6, 0.4, 0.2])
+
+
 def test_the_candidates_of_a_stage_are_the_best_of_the_one_before():
     alphas = {kind: torch.randn(5, 3, generator=generator(1)) for kind in SPACE.kinds}
     left = everything(SPACE)
@@ -382,6 +392,7 @@ def test_measuring_a_path_recalibrates_on_the_weights_half_and_puts_all_back(sco
     monkeypatch.setattr(
         searcher.passes, "training_logits", lambda images: (recalibrated.append(numbers(images)), logits(images))[1]
     )
+    searcher.supernet.damp({kind: table * 3.0 for kind, table in everything(SPACE).items()})  # for steps, not for this
     before = bits([searcher.supernet.state_dict(), [*searcher.supernet.buffers()]])
     path, measured, measuring = a_path(), None, scores.measuring(a_path())
     try:
