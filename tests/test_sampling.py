@@ -54,7 +54,7 @@ CONFIGS = {
         stages=(
             DARTS,
             replace(DARTS, candidates=2, skip_dropout=0.5),
-            replace(DARTS, num_cells=6, candidates=2, epochs=2, skip_dropout=0.5),
+            replace(DARTS, num_cells=6, candidates=2, skip_dropout=0.5),
         ),
         most_skips=1,
         alphas_first=True,
@@ -213,11 +213,11 @@ def test_p_darts_deepens_anew_and_keeps_its_candidates(outcomes):
     history = read_history(folder)
     alphas = [each["robust"] for each in searcher.alphas_by_epoch]
     dropped = [(each == DROPPED).sum(-1).tolist() for each in alphas]
-    assert dropped == [[0] * 5, [0] * 5, [1] * 5, [1] * 5, [1] * 5]
-    assert torch.equal(alphas[1].argmin(-1), alphas[2].argmin(-1)) and torch.equal(alphas[2] == DROPPED, alphas[4] == DROPPED)
+    assert dropped == [[0] * 5, [0] * 5, [1] * 5, [1] * 5]
+    assert torch.equal(alphas[1].argmin(-1), alphas[2].argmin(-1)) and torch.equal(alphas[2] == DROPPED, alphas[3] == DROPPED)
     assert len(searcher.supernet.cells) == 6 and not isinstance(config.stages[0].num_cells, int)
-    # Cosine over the two epochs at five cells, then anew over the two at six.
-    assert [row["weights_lr"] for row in history.epochs] == pytest.approx([0.025, 0.0125] * 2)
+    # Cosine over the two epochs at five cells, then anew over that at six.
+    assert [row["weights_lr"] for row in history.epochs] == pytest.approx([0.025, 0.0125, 0.025])
     assert all(max(row[f"skips/{kind}"] for kind in SPACE.kinds) <= 1 for row in history.epochs)
     states = Checkpoints(folder).load()[0]["job"]
     assert states["stage"] == 3 and [len(each["state"]) > 0 for each in (states["weights_optimizer"], states["alphas_optimizer"])]
@@ -485,7 +485,7 @@ def test_measuring_many_paths_records_nothing_again():
 
 def test_no_pass_of_a_path_waits_for_the_device_or_brings_anything_there(monkeypatch):
     monkeypatch.setattr(searcher_module, "to_cpu", lambda state: state)
-    config = replace(SMALL, space=SPACE, stages=(replace(BANDIT, skip_dropout=0.5),))
+    config = replace(SMALL, stages=(replace(BANDIT, skip_dropout=0.5),))
     searcher, labels = search(config, device=META), torch.zeros(6, dtype=torch.int64, device=META)
     images = torch.zeros(6, 3, 4, 4, device=META)
     searcher._draw()
@@ -546,7 +546,7 @@ def test_stopped_where_the_depth_has_changed_equals_uninterrupted_to_the_bit(out
     assert len(searcher.supernet.cells) == 6, "at the first step of the deeper stage; committed is the end of the one before"
     list(islice(run_epochs(searcher, tmp_path), 1))
     assert len(searcher.supernet.cells) == 5
-    list(islice(run_epochs(searcher, tmp_path), 6))
+    list(islice(run_epochs(searcher, tmp_path), 3))
     run(search(config, graphs=Rehearsal()), tmp_path)
     assert outcome(tmp_path) == outcome(folder)
 
