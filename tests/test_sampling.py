@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from test_capture import Rehearsal
+from test_capture import META, NothingWaits, Rehearsal
 from test_supernet import pair
 from torch import Tensor
 from toys import SEARCH, Noting, bits, numbers, toy_data
@@ -25,6 +25,7 @@ from dsara_lib.evaluation import load_arrays
 from dsara_lib.runs import Checkpoints, generator, read_jsonl
 from dsara_lib.search import AntiBandit, RandomPaths, Ranking, SearchConfig, Searcher, Selection, SingleObjective, Stage
 from dsara_lib.search import ranking as ranking_module
+from dsara_lib.search import searcher as searcher_module
 from dsara_lib.search.paths import (
     DROPPED,
     Allowed,
@@ -53,7 +54,7 @@ CONFIGS = {
         stages=(
             DARTS,
             replace(DARTS, candidates=2, skip_dropout=0.5),
-            replace(DARTS, num_cells=6, candidates=2, epochs=2, skip_dropout=0.5),
+            replace(DARTS, num_cells=6, candidates=2, skip_dropout=0.5),
         ),
         most_skips=1,
         alphas_first=True,
@@ -184,6 +185,16 @@ def test_a_dropped_identity_keeps_its_mean_and_is_dropped_in_training_only(monke
 # -------------------------------------------------------------------------------------------------------------- P-DARTS
 
 
+def test_identities_are_dropped_less_and_less_over_a_stage(monkeypatch):
+    seen: list[float] = []
+    drop = lambda space, probability, noise_from: (seen.append(probability), dropped_skips(space, probability, noise_from))[1]  # noqa: E731
+    searcher = search(replace(SMALL, stages=(DARTS, replace(DARTS, epochs=4, skip_dropout=0.8))))
+    monkeypatch.setattr(searcher_module, "dropped_skips", drop)
+    for searcher.epoch in range(5):
+        searcher._draw()
+    assert seen == pytest.approx([0.8, 0.6, 0.4, 0.2])
+
+
 def test_the_candidates_of_a_stage_are_the_best_of_the_one_before():
     alphas = {kind: torch.randn(5, 3, generator=generator(1)) for kind in SPACE.kinds}
     left = everything(SPACE)
@@ -202,11 +213,11 @@ def test_p_darts_deepens_anew_and_keeps_its_candidates(outcomes):
     history = read_history(folder)
     alphas = [each["robust"] for each in searcher.alphas_by_epoch]
     dropped = [(each == DROPPED).sum(-1).tolist() for each in alphas]
-    assert dropped == [[0] * 5, [0] * 5, [1] * 5, [1] * 5, [1] * 5]
-    assert torch.equal(alphas[1].argmin(-1), alphas[2].argmin(-1)) and torch.equal(alphas[2] == DROPPED, alphas[4] == DROPPED)
+    assert dropped == [[0] * 5, [0] * 5, [1] * 5, [1] * 5]
+    assert torch.equal(alphas[1].argmin(-1), alphas[2].argmin(-1)) and torch.equal(alphas[2] == DROPPED, alphas[3] == DROPPED)
     assert len(searcher.supernet.cells) == 6 and not isinstance(config.stages[0].num_cells, int)
-    # Cosine over the two epochs at five cells, then anew over the two at six.
-    assert [row["weights_lr"] for row in history.epochs] == pytest.approx([0.025, 0.0125] * 2)
+    # Cosine over the two epochs at five cells, then anew over that at six.
+    assert [row["weights_lr"] for row in history.epochs] == pytest.approx([0.025, 0.0125, 0.025])
     assert all(max(row[f"skips/{kind}"] for kind in SPACE.kinds) <= 1 for row in history.epochs)
     states = Checkpoints(folder).load()[0]["job"]
     assert states["stage"] == 3 and [len(each["state"]) > 0 for each in (states["weights_optimizer"], states["alphas_optimizer"])]
@@ -381,6 +392,7 @@ def test_measuring_a_path_recalibrates_on_the_weights_half_and_puts_all_back(sco
     monkeypatch.setattr(
         searcher.passes, "training_logits", lambda images: (recalibrated.append(numbers(images)), logits(images))[1]
     )
+    searcher.supernet.damp({kind: table * 3.0 for kind, table in everything(SPACE).items()})  # for steps, not for this
     before = bits([searcher.supernet.state_dict(), [*searcher.supernet.buffers()]])
     path, measured, measuring = a_path(), None, scores.measuring(a_path())
     try:
@@ -471,6 +483,20 @@ def test_measuring_many_paths_records_nothing_again():
     assert graphs.noted.count("replay") >= 7 and searcher.passes.num_graphs == 0
 
 
+def test_no_pass_of_a_path_waits_for_the_device_or_brings_anything_there(monkeypatch):
+    monkeypatch.setattr(searcher_module, "to_cpu", lambda state: state)
+    config = replace(SMALL, stages=(replace(BANDIT, skip_dropout=0.5),))
+    searcher, labels = search(config, device=META), torch.zeros(6, dtype=torch.int64, device=META)
+    images = torch.zeros(6, 3, 4, 4, device=META)
+    searcher._draw()
+    with NothingWaits():
+        attacked = searcher.passes.craft(images, labels, images)
+        searcher.passes.weights_gradients(attacked, labels)
+        searcher.passes.alphas_gradient(attacked, labels)
+        loss, right = searcher.passes.judge(attacked, labels)
+    assert loss.shape == right.shape == ()
+
+
 # --------------------------------------------------------------------------------------------------- stopped and resumed
 
 
@@ -520,7 +546,7 @@ def test_stopped_where_the_depth_has_changed_equals_uninterrupted_to_the_bit(out
     assert len(searcher.supernet.cells) == 6, "at the first step of the deeper stage; committed is the end of the one before"
     list(islice(run_epochs(searcher, tmp_path), 1))
     assert len(searcher.supernet.cells) == 5
-    list(islice(run_epochs(searcher, tmp_path), 6))
+    list(islice(run_epochs(searcher, tmp_path), 3))
     run(search(config, graphs=Rehearsal()), tmp_path)
     assert outcome(tmp_path) == outcome(folder)
 

@@ -116,7 +116,7 @@ class SearchView:
         assert isinstance(job, Searcher)
         space = job.config.space
         alphas = seen if at is None else job.alphas_by_epoch[at]
-        genotype = discretise(alphas, space, "now")
+        genotype = discretise(alphas, space, "now", most_skips=job.config.most_skips)
         return {
             "alphas": row([self._heat_map(kind, alphas[kind], genotype, space) for kind in space.kinds], "heat"),
             "curves": row(self._curves(work, job, at)),

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..architecture import Genotype, SearchSpace, discretise
 from ..architecture.genotype import SKIP
-from ..shapes import Bool, Float
+from ..shapes import Float
 
-Allowed = Mapping[str, Bool[Tensor, "edges operations"]]
-Alphas = Mapping[str, Float[Tensor, "edges operations"]]
+Allowed = Mapping[str, Tensor]  # bool [edges, operations]
+Alphas = Mapping[str, Tensor]  # [edges, operations]
 # The alpha of an operation that is gone: softmax makes almost nothing of it, and figures can draw it, as they could not -inf.
 DROPPED = -10.0
 

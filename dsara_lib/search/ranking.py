@@ -44,7 +44,7 @@ class Ranking:
 
     samples: int | None = None
     fsp_share: float = 0.0
-    recalibration: int = 8
+    recalibration: int = 4
 
     def __post_init__(self):
         if (self.samples is not None and self.samples < 1) or self.recalibration < 1:
@@ -137,14 +137,16 @@ class PathScores:
         """Inside, the supernet is that path with these statistics. Not to be held where something is yielded."""
         allowed = {kind: table.clone() for kind, table in (self.supernet.allowed() or {}).items()}
         buffers, before = self._buffers(), [buffer.clone() for buffer in self._buffers()]
-        modes = [(module, module.training) for module in self.supernet.modules()]
+        modes, damped = [(module, module.training) for module in self.supernet.modules()], self.supernet.damped
         try:
             self.supernet.restrict(path)
+            self.supernet.damped = False
             torch._foreach_copy_(buffers, list(statistics))
             with self.passes.rounding():
                 yield
         finally:
             self.supernet.restrict(allowed)
+            self.supernet.damped = damped
             torch._foreach_copy_(buffers, before)
             for module, mode in modes:
                 module.training = mode
