@@ -374,7 +374,7 @@ def write_comparison(given: argparse.Namespace) -> None:
         raise FileNotFoundError(f"no folder {results}; the runs to compare lie in --results")
     collection = collect(results)
     for finding in all_findings(collection):
-        print(finding.sentence)
+        print(f"{finding.claim}: {finding.sentence}")
     print(f"the comparison: {write_comparison(results)}")
 
 

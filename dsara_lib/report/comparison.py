@@ -109,7 +109,8 @@ def claims_part(findings: Sequence[Finding]) -> Markup:
         for each in findings:
             if each.title == title:
                 soft = tag("small", f" {each.where}.", class_="soft") if each.where else None
-                pieces.append(paragraph(tag("strong", f"{each.verdict.capitalize()}. "), each.sentence, soft))
+                verdict = None if each.verdict == NOT_MEASURED else tag("strong", f"{each.verdict.capitalize()}. ")
+                pieces.append(paragraph(verdict, each.sentence, soft))
     return join(*pieces)
 
 
