@@ -573,6 +573,11 @@ def test_figures_can_be_drawn(name, outcomes):
     for kind in SPACE.kinds:
         assert torch.isfinite(torch.as_tensor(alphas[kind])).all()
     plots.alpha_heatmaps(alphas)
+    for epoch, genotype in enumerate(searcher.genotypes, 1):
+        framed = {kind: len(edges) for kind, edges in plots.kept_edges(alphas, epoch).items()}
+        assert framed == dict.fromkeys(SPACE.kinds, 4)
+        skips = {kind: sum(at == SKIP for _, at in edges) for kind, edges in plots.kept_edges(alphas, epoch).items()}
+        assert skips == {kind: genotype.skips(kind) for kind in SPACE.kinds}
     plots.alpha_lines(alphas, history.epochs)
     plots.search_losses(history.steps, history.epochs)
     plots.validation(history.epochs, searcher.chosen_epoch)

@@ -64,7 +64,9 @@ def kept_edges(alphas: Mapping[str, np.ndarray], epoch: int = -1) -> dict[str, s
     space = SearchSpace(placement=placement, operations=tuple(names), num_nodes=max(node for _, node in edges) - 1)
     if edges != space.edges:
         raise WorkbookError(f"the alphas' edges are not those of a cell with {space.num_nodes} nodes: {edges}")
-    cells = discretise({kind: torch.as_tensor(_at(alphas, kind, epoch)) for kind in space.kinds}, space).cells
+    most_skips = int(alphas["most_skips"]) if "most_skips" in alphas else None
+    here = {kind: torch.as_tensor(_at(alphas, kind, epoch)) for kind in space.kinds}
+    cells = discretise(here, space, most_skips=most_skips).cells
     return {
         kind: {
             (edges.index((edge.source, node)), names.index(edge.operation))

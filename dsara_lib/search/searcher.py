@@ -491,6 +491,8 @@ class Searcher:
         }
         arrays["operations"] = np.array(self.config.space.operations)
         arrays["edges"] = np.array([f"{source}->{node}" for source, node in self.config.space.edges])
+        if self.config.most_skips is not None:
+            arrays["most_skips"] = np.array(self.config.most_skips)  # without it figures would frame other edges than are kept
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         write_atomically(folder / "alphas.npz", buffer.getvalue())
