@@ -1,4 +1,4 @@
-"""The command line behind workbook.py: demo, run, nb, lab, cost, draw, bench, report. Thin: each command is a few calls.
+"""The command line behind workbook.py: demo, run, nb, lab, cost, draw, bench, sweep, compare, report. Each is a few calls.
 
 torch is imported only where a command computes in this process, so that the first line appears at once.
 """
@@ -8,15 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import WorkbookError, unknown
+from .errors import Stopped, WorkbookError, unknown
 
 if TYPE_CHECKING:
     from .architecture import AnyBlueprint
@@ -31,13 +33,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
-        return int(given.command(given) or 0)
+        with _terminated_as_interrupted():
+            return int(given.command(given) or 0)
     except (WorkbookError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last commit", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        print("stopped; the same command goes on from there", file=sys.stderr)
+        return 128 + getattr(stopped, "number", signal.SIGINT)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Inside, SIGTERM does what Ctrl-C does."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,24 +1,31 @@
 """Long work in epochs: restore, run, commit, and say what happens.
 
 `run_epochs` is the one loop: the command line, papermill, a notebook stepped by hand and the live panel draw its events.
-Stop drawing at any moment; the next call goes on after the last commit and ends with the same bits on the CPU.
+Stop drawing at any moment: a job that `commits_steps` is kept as it then stands, and the next call goes on from there; killed,
+it goes on after the last commit. Either way it ends with the same bits on the CPU.
 """
 
 from __future__ import annotations
 
 import math
+import signal
+import sys
+import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
-from .errors import WorkbookError
+from .errors import Stopped, WorkbookError
 from .runs import Checkpoints, describe, differences, held, read_jsonl, write_jsonl
 
 Metrics = dict[str, Any]
+Batch = TypeVar("Batch")
 COMMIT: Metrics = {}  # what a job yields within an epoch where its state is whole and much would be lost
 
 
@@ -26,6 +33,7 @@ class Job(Protocol):
     """Work that is done epoch by epoch and whose whole state, random numbers included, can be saved."""
 
     epoch: int  # epochs done
+    commits_steps: bool  # whether the state is whole at each yield within an epoch, and says where in it that is
 
     @property
     def num_epochs(self) -> int:
@@ -89,7 +97,43 @@ class History:
         write_jsonl(folder / "epochs.jsonl", self.epochs)
 
 
-def run_epochs(job: Job, folder: str | Path, history: History | None = None) -> Iterator[Event]:
+class Within:
+    """Where in an epoch a job stands: the steps done, the sums of what they measured, and from where its batches were drawn."""
+
+    def __init__(self, noise_from: torch.Generator, begun_from: torch.Tensor | None = None):
+        self.begun_from = noise_from.get_state() if begun_from is None else begun_from
+        self.done, self.sums = 0, dict[str, float]()
+
+    def rest_of(self, begin: Callable[[], Iterator[Batch]], noise_from: torch.Generator) -> Iterator[tuple[int, Batch]]:
+        """The batches that are left, with their numbers. `begin` draws their order, as it did at the beginning of the epoch."""
+        now = noise_from.get_state()
+        noise_from.set_state(self.begun_from)
+        batches = begin()
+        if self.done:
+            noise_from.set_state(now)
+        return islice(enumerate(batches), self.done, None)
+
+    def add(self, metrics: Metrics) -> None:
+        """One more step is done."""
+        self.done += 1
+        for key, value in metrics.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `of` reads."""
+        return {"begun_from": self.begun_from, "done": self.done, "sums": dict(self.sums)}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any] | None, noise_from: torch.Generator) -> Within | None:
+        """The place that `state_dict` wrote; None at the beginning of an epoch."""
+        if state is None:
+            return None
+        within = cls(noise_from, state["begun_from"])
+        within.done, within.sums = state["done"], dict(state["sums"])
+        return within
+
+
+def run_epochs(job: Job, folder: str | Path, history: History | None = None) -> Generator[Event, None, None]:
     """Run a job to its end, committing each epoch under `folder`; yields an Event for each step and epoch.
 
     Goes on from the newest whole checkpoint there. Raises WorkbookError where that was made with other settings, where a
@@ -101,6 +145,42 @@ def run_epochs(job: Job, folder: str | Path, history: History | None = None) -> 
         if begun is not None:
             yield begun
         yield from go_on(job, folder, history)
+
+
+def until_stopped(events: Generator[Batch, None, Any]) -> Generator[Batch, None, None]:
+    """The same events. Ctrl-C or SIGTERM ends them after the step under way, so that it can be kept; a second one at once.
+
+    Raises Stopped in the end. On another than the main thread nothing is done about signals.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if came:
+            raise Stopped(number)
+        came.append(number)
+        print("stopping after the step under way; a second time at once", file=sys.stderr, flush=True)
+
+    with _handling(note), closing(events):
+        for event in events:
+            yield event
+            if came:
+                break
+    if came:
+        raise Stopped(came[0])
+
+
+@contextmanager
+def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Inside, signals that ask for an end go to the handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handled in before.items():
+            signal.signal(number, signal.SIG_DFL if handled is None else handled)
 
 
 def begin(job: Job, folder: str | Path, history: History) -> Event | None:
@@ -121,19 +201,27 @@ def begin(job: Job, folder: str | Path, history: History) -> Event | None:
 def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, None, None]:
     """The epochs that are left of a job that has `begun`, in a folder that is `held`."""
     checkpoints = Checkpoints(Path(folder))
+    newest = checkpoints.newest
     while job.epoch < job.num_epochs:
         started, done = time.perf_counter(), job.epoch
         for metrics in job.run_epoch():
             _check_finite(metrics, done)
             if metrics is COMMIT:
-                checkpoints.save(job.epoch, _state(job, history))
+                newest = checkpoints.save(job.epoch, _state(job, history))
             if metrics:
                 history.steps.append(metrics)
-            yield Event(kind="step" if metrics else "measuring", epoch=job.epoch, num_epochs=job.num_epochs, metrics=metrics)
+            event = Event(kind="step" if metrics else "measuring", epoch=job.epoch, num_epochs=job.num_epochs, metrics=metrics)
+            try:
+                yield event
+            except GeneratorExit:
+                # A loop that was left standing may be closed long after another has gone on in its folder.
+                if job.commits_steps and checkpoints.newest == newest:
+                    checkpoints.save(job.epoch, _state(job, history))
+                raise
         epoch_metrics = job.epoch_metrics()
         _check_finite(epoch_metrics, done)
         history.epochs.append(epoch_metrics | {"seconds": round(time.perf_counter() - started, 3)})
-        checkpoints.save(job.epoch, _state(job, history))
+        newest = checkpoints.save(job.epoch, _state(job, history))
         _export(job, history, Path(folder))
         yield Event(kind="epoch", epoch=job.epoch, num_epochs=job.num_epochs, metrics=history.epochs[-1])
     _export(job, history, Path(folder))

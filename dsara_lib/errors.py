@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -12,6 +13,14 @@ class WorkbookError(ValueError):
 
 class InUse(WorkbookError):
     """Something else is at work there."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked for an end."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> WorkbookError:

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 PARAMETER = re.compile(r"^([A-Z][A-Z0-9_]*)\s*:\s*([^=#]+?)\s*=\s*(.+?)(?:\s{2,}#\s*(.*))?$", re.MULTILINE)
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_TO_STOP = 120.0  # for the step under way
 BEGUN = "_begun"  # in a notebook's namespace: its parameters have been checked
 
 
@@ -92,11 +93,16 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | list | dict | tuple)
 
 
-def follow(events: Iterable[Event]) -> dict[str, Any]:
-    """Draw all events of a job, with a plain line for each epoch (and now and then within a long one); the last metrics."""
+def follow(events: Generator[Event, None, None]) -> dict[str, Any]:
+    """Draw all events of a job, with a plain line for each epoch (and now and then within a long one); the last metrics.
+
+    Interrupted (Ctrl-C, the notebook's stop button, SIGTERM), it ends after the step under way, which is kept.
+    """
+    from .engine import until_stopped
+
     last: dict[str, Any] = {}
     spoken = time.monotonic()
-    for event in events:
+    for event in until_stopped(events):
         if event.kind == "measuring":
             continue
         for warning in event.warnings:
@@ -217,9 +223,24 @@ def one_kernel() -> Iterator[Any]:
     manager.start_kernel(cwd=str(FOLDER), extra_arguments=["--IPKernelApp.log_level=40"])
     try:
         yield manager
+    except KeyboardInterrupt:
+        _let_it_stop(manager)
+        raise
     finally:
         with suppress(Exception):
             manager.shutdown_kernel(now=True)
+
+
+def _let_it_stop(manager: Any) -> None:
+    """Interrupt the cell under way and wait until it has kept what it can."""
+    manager.interrupt_kernel()
+    client = manager.client()
+    client.start_channels()
+    try:
+        with suppress(RuntimeError):  # it takes too long, or is dead
+            client.wait_for_ready(timeout=SECONDS_TO_STOP)
+    finally:
+        client.stop_channels()
 
 
 def execute(path: Path, output: Path, parameters: Mapping[str, Any], manager: Any) -> None:

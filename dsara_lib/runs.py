@@ -196,8 +196,13 @@ class Checkpoints:
 
     folder: Path
 
-    def save(self, epoch: int, state: Mapping[str, Any]) -> None:
-        """Commit a state: after this returns it survives a crash, before it the one before does."""
+    @property
+    def newest(self) -> str:
+        """The name of the newest one, which holds its checksum; empty where there is none."""
+        return next((path.name for path in self._files()), "")
+
+    def save(self, epoch: int, state: Mapping[str, Any]) -> str:
+        """Commit a state: after this returns it survives a crash, before it the one before does. Its name."""
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         data = buffer.getvalue()
@@ -210,6 +215,7 @@ class Checkpoints:
         for path in [*self._files(), *self.folder.glob(".epoch-*.part")]:  # a killed commit leaves a .part
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+        return name
 
     def load(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest whole state (None where there is none), and a sentence for each damaged one passed over."""

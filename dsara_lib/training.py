@@ -26,7 +26,7 @@ from .attacks import PGD
 from .attacks.base import Attack, uniform_noise
 from .capture import Captured, Graphs, NoGraphs, graphs_on
 from .data import Augmentation, Batches, DataSet, Split, hold_out, unit_interval
-from .engine import Metrics, to_cpu
+from .engine import Metrics, Within, to_cpu
 from .errors import WorkbookError
 from .runs import describe, generator, read_json, seeded, write_atomically, write_json
 from .shapes import Float, Int
@@ -205,6 +205,8 @@ def cut_out(images: Float[Tensor, "n c h w"], size: int, noise_from: torch.Gener
 class Trainer:
     """Adversarial training of one blueprint on one data set; a job for `engine.run_epochs`."""
 
+    commits_steps = True
+
     def __init__(
         self,
         blueprint: AnyBlueprint,
@@ -241,6 +243,7 @@ class Trainer:
             weight_decay=config.weight_decay,
         )
         self.epoch, self.num_epochs = 0, config.epochs
+        self._within: Within | None = None
         self.best_epoch, self.best_accuracy = 0, -1.0
         self.best_weights: dict[str, Tensor] = {}
         self._measured: Metrics = {}
@@ -255,14 +258,13 @@ class Trainer:
     def run_epoch(self) -> Iterator[Metrics]:
         """One pass over the kept training images, then the held-out measurement."""
         batches = Batches(self.train, self.config.batch_size, self.noise_from, self.augmentation, drop_last=True)
-        sums: dict[str, float] = {}
-        for index, (images, labels) in enumerate(batches):
-            done = self.epoch + index / self.num_batches
-            rate = self.config.learning_rate * self.config.schedule(done, self.num_epochs)
+        within = Within(self.noise_from) if self._within is None else self._within
+        self._within = within
+        for index, (images, labels) in within.rest_of(lambda: iter(batches), self.noise_from):
+            rate = self._rate(index)
             set_learning_rate(self.optimizer, rate)
             metrics = self.step(images, labels, self.epoch * self.num_batches + index)
-            for key, value in metrics.items():
-                sums[key] = sums.get(key, 0.0) + value
+            within.add(metrics)
             yield {
                 "epoch": self.epoch + 1,
                 "step": self.epoch * self.num_batches + index,
@@ -271,6 +273,7 @@ class Trainer:
             }
         size = max(self.config.batch_size, 128)
         held = yield from measuring(self.network, self.held_out, self.config.held_out_attack, size, self.seed)
+        rate, sums, self._within = self._rate(self.num_batches - 1), within.sums, None
         self.epoch += 1
         # Naturally trained networks have no adversarial accuracy to choose by.
         decisive = held["adversarial_accuracy" if self.config.attack else "natural_accuracy"]
@@ -288,6 +291,10 @@ class Trainer:
             self._best_measured = self._measured
         if self.epoch == self.num_epochs:
             self.release()
+
+    def _rate(self, index: int) -> float:
+        """The learning rate of a step of this epoch."""
+        return self.config.learning_rate * self.config.schedule(self.epoch + index / self.num_batches, self.num_epochs)
 
     def step(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], index: int) -> Metrics:
         """Craft in evaluation mode, then one step of the weights in training mode."""
@@ -372,6 +379,7 @@ class Trainer:
             "network": to_cpu(self.network.state_dict()),
             "optimizer": to_cpu(self.optimizer.state_dict()),
             "generator": self.noise_from.get_state(),
+            "within": None if self._within is None else self._within.state_dict(),
             "best": {"epoch": self.best_epoch, "accuracy": self.best_accuracy, "weights": self.best_weights},
             "measured": self._measured,
             "best_measured": self._best_measured,
@@ -383,6 +391,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.noise_from.set_state(state["generator"])
+        self._within = Within.of(state.get("within"), self.noise_from)
         best = state["best"]
         self.best_epoch, self.best_accuracy, self.best_weights = best["epoch"], best["accuracy"], dict(best["weights"])
         self._measured, self._best_measured = dict(state["measured"]), dict(state["best_measured"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from toys import bits
 
-from dsara_lib.engine import Event, History, Metrics, read_history, run_epochs, to_cpu
+from dsara_lib.engine import Event, History, Metrics, Within, read_history, run_epochs, to_cpu
 from dsara_lib.errors import WorkbookError
 from dsara_lib.runs import Checkpoints
 
@@ -21,6 +21,8 @@ EPOCHS, STEPS = 3, 2
 
 class Walk:
     """The smallest job: a number that moves at random; `nan_at` breaks it at (epoch, step), step None being its end."""
+
+    commits_steps = False
 
     def __init__(self, size: float = 1.0, nan_at: tuple[int, int | None] | None = None):
         self.size, self.nan_at = size, nan_at
@@ -57,6 +59,37 @@ class Walk:
         if self.fail_to_export:
             raise OSError("killed between commit and export")
         (folder / "place.txt").write_text(str(self.place.tolist()))
+
+
+class Stepwise(Walk):
+    """The same, which can be taken up within an epoch. What it walks by is drawn when an epoch begins."""
+
+    commits_steps = True
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.within: Within | None = None
+        self.taken = 0
+
+    def run_epoch(self) -> Iterator[Metrics]:
+        self.within = within = self.within or Within(self.noise_from)
+        for step, way in within.rest_of(lambda: iter(torch.randn(STEPS, 3, generator=self.noise_from)), self.noise_from):
+            self.place += way + torch.randn(3, generator=self.noise_from)
+            self.taken += 1
+            within.add({"place": self.place.sum().item()})
+            yield {"step": self.epoch * STEPS + step, "place": self.place.sum().item()}
+        yield {}
+        self.epoch, self.within, self.sums = self.epoch + 1, None, within.sums
+
+    def epoch_metrics(self) -> Metrics:
+        return {"epoch": self.epoch, "mean": self.sums["place"] / STEPS}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "within": self.within and self.within.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.within = Within.of(state["within"], self.noise_from)
 
 
 def ended(folder: Path) -> Any:
@@ -133,6 +166,28 @@ def test_stopped_after_any_event_and_called_again_ends_with_the_same_bits(tmp_pa
         assert told[0].epoch == sum(event.kind == "epoch" for event in done)
     assert told[-1].kind == "done"
     assert ended(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("stop", range(1, 3 * EPOCHS + EPOCHS))
+def test_a_job_that_commits_steps_loses_none_where_it_is_stopped_and_ends_with_the_same_bits(tmp_path, stop):
+    events(tmp_path / "uninterrupted", Stepwise())
+    job = Stepwise()
+    first = run_epochs(job, tmp_path / "stopped")
+    list(islice(first, stop))
+    first.close()
+    again = Stepwise()
+    events(tmp_path / "stopped", again)
+    assert job.taken + again.taken == EPOCHS * STEPS
+    assert ended(tmp_path / "stopped") == ended(tmp_path / "uninterrupted")
+
+
+def test_a_loop_that_is_closed_after_another_went_on_in_its_folder_commits_nothing(tmp_path):
+    left_standing = run_epochs(Stepwise(), tmp_path)
+    next(left_standing)
+    events(tmp_path, Stepwise())
+    whole = ended(tmp_path)
+    left_standing.close()
+    assert ended(tmp_path) == whole
 
 
 def test_a_finished_job_called_again_does_no_work(tmp_path, uninterrupted):

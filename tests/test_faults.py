@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -87,4 +88,53 @@ def test_a_clock_that_jumps_back_and_a_moved_folder_do_no_harm(tmp_path: Path) -
     for _ in run_epochs(Searcher(toy_data(), SEARCH), tmp_path / "uninterrupted"):
         pass
     ends = [Checkpoints(tmp_path / name).load()[0] for name in ("there", "uninterrupted")]
+    assert bits(ends[0]) == bits(ends[1])
+
+
+FOLLOWING = """
+import sys
+from pathlib import Path
+import torch
+from toys import SEARCH, toy_data
+from dsara_lib.engine import run_epochs
+from dsara_lib.errors import Stopped
+from dsara_lib.notebooks import follow
+from dsara_lib.search import Searcher
+
+torch.set_num_threads(1)
+def told(events):
+    for event in events:
+        print(event.kind, flush=True)
+        yield event
+try:
+    follow(told(run_epochs(Searcher(toy_data(), SEARCH), Path(sys.argv[1]))))
+except Stopped as stopped:
+    sys.exit(128 + stopped.number)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to send")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_stop_keeps_the_step_under_way_and_the_end_has_the_same_bits(tmp_path: Path, number: signal.Signals) -> None:
+    here = Path(__file__).parent
+    process = subprocess.Popen(
+        [sys.executable, "-c", FOLLOWING, str(tmp_path / "stopped")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]), "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    while "step" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    told, warned = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "stopping after the step under way" in warned and "Traceback" not in warned
+    state, _ = Checkpoints(tmp_path / "stopped").load()
+    assert state is not None and len(state["steps"]) == 1 + told.count("step")
+    again = [event.kind for event in run_epochs(Searcher(toy_data(), SEARCH), tmp_path / "stopped")]
+    all_steps = [event.kind for event in run_epochs(Searcher(toy_data(), SEARCH), tmp_path / "uninterrupted")].count("step")
+    assert len(state["steps"]) + again.count("step") == all_steps
+    ends = [Checkpoints(tmp_path / name).load()[0] for name in ("stopped", "uninterrupted")]
     assert bits(ends[0]) == bits(ends[1])

@@ -539,14 +539,17 @@ def test_stopped_and_resumed_equals_uninterrupted_to_the_bit(name, stop, outcome
 
 
 def test_stopped_where_the_depth_has_changed_equals_uninterrupted_to_the_bit(outcomes, tmp_path):
-    """Also where the loop is begun again with the same search, as in a notebook."""
+    """Also where the loop is begun again with the same search, while the one before was left standing, as in a notebook."""
     config, _, folder = outcomes("p-darts")
     searcher = search(config)
-    list(islice(run_epochs(searcher, tmp_path), 9))
+    left_standing = run_epochs(searcher, tmp_path)
+    list(islice(left_standing, 9))
     assert len(searcher.supernet.cells) == 6, "at the first step of the deeper stage; committed is the end of the one before"
     list(islice(run_epochs(searcher, tmp_path), 1))
     assert len(searcher.supernet.cells) == 5
     list(islice(run_epochs(searcher, tmp_path), 3))
+    left_standing.close()
+    assert len(searcher.supernet.cells) == 6, "its first step was kept"
     run(search(config, graphs=Rehearsal()), tmp_path)
     assert outcome(tmp_path) == outcome(folder)
 

@@ -103,6 +103,8 @@ def tasks_of(rows: Mapping[str, Row]) -> list[Task]:
 class Evaluator:
     """Predictions of the targets on the images of each row; a job for `engine.run_epochs`, one batch of a row an epoch."""
 
+    commits_steps = False  # an epoch is one batch, which is nothing until it is whole
+
     def __init__(
         self,
         rows: Mapping[str, Row],

@@ -72,7 +72,7 @@ class State:
 
 
 class Controller(Generic[Seen]):
-    """Drives jobs one after the other. Nothing is computed before the first wish; a `stop` leaves what was committed.
+    """Drives jobs one after the other. Nothing is computed before the first wish; a `stop` keeps what was done.
 
     `look` is called on the thread, between steps, and gives what a painter may read of the job without disturbing it.
     """
@@ -129,7 +129,7 @@ class Controller(Generic[Seen]):
             self._want("pause", "pausing")
 
     def stop(self) -> None:
-        """End after the step that is under way; the next run goes on from the last commit."""
+        """End after the step that is under way; the next run goes on from there."""
         self._want("stop", "stopping")
 
     def wait(self, *statuses: str, timeout: float = 60.0) -> State:

@@ -23,7 +23,7 @@ from ..architecture import Genotype, SearchSpace, Supernet
 from ..attacks.base import uniform_noise
 from ..capture import Graphs
 from ..data import Augmentation, Batches, DataSet, halves
-from ..engine import COMMIT, Metrics, to_cpu
+from ..engine import COMMIT, Metrics, Within, to_cpu
 from ..errors import WorkbookError
 from ..runs import describe, generator, seeded, write_atomically, write_jsonl
 from ..shapes import Float, Int
@@ -45,6 +45,8 @@ Scalars = dict[str, Tensor]  # metrics that still lie on the device
 
 class Searcher:
     """The search of one data set; a job for `engine.run_epochs`."""
+
+    commits_steps = True
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ class Searcher:
         self.allowed: Allowed = everything(config.space)  # the candidates of this stage
         self.path: Allowed = self.allowed  # of the step under way, where paths are sampled
         self.ranked: list[Row] = []
-        self._trained: dict[str, float] | None = None  # sums over the steps of an epoch that is only ranked any more
+        self._within: Within | None = None
         self._set_up(1)
         self.alphas_by_epoch: list[dict[str, Tensor]] = [to_cpu(dict(self.supernet.alphas.items()))]
         self.genotypes: list[Genotype] = []
@@ -325,33 +327,36 @@ class Searcher:
         rate = self.config.weights_lr * self.schedule(self.epoch - begun, epochs)
         set_learning_rate(self.weights_optimizer, rate)
         set_learning_rate(self.alphas_optimizer, stage.architecture_lr)
-        sums = self._trained if self._trained is not None else (yield from self._stepping(number))
-        measured = yield from self._measuring(stage, sums)
-        self.epoch += 1
+        sums = yield from self._stepping(number)
+        measured = yield from self._measuring(stage)
+        self.epoch, self._within = self.epoch + 1, None
         means = {key: value / self.num_batches for key, value in sums.items() if not key.startswith("validation/")}
         rates = {"weights_lr": rate, "architecture_lr": stage.architecture_lr}
         self._finish_epoch({"epoch": self.epoch, "stage": number, **rates, **means}, measured)
 
     def _stepping(self, number: int) -> Generator[Metrics, None, dict[str, float]]:
         """The steps of an epoch; returns the sums of their metrics."""
-        pairs = zip(self._batches(self.weights_half), self._batches(self.alphas_half), strict=False)
-        sums: dict[str, float] = {}
-        for index, (weights_batch, alphas_batch) in enumerate(pairs):
+        within = Within(self.noise_from) if self._within is None else self._within
+        self._within = within
+
+        def pairs() -> Iterator[Any]:
+            return zip(self._batches(self.weights_half), self._batches(self.alphas_half), strict=False)
+
+        for index, (weights_batch, alphas_batch) in within.rest_of(pairs, self.noise_from):
             metrics = self.step(weights_batch, alphas_batch)
-            for key, value in metrics.items():
-                sums[key] = sums.get(key, 0.0) + value
+            within.add(metrics)
             step = self.epoch * self.num_batches + index
             yield {"epoch": self.epoch + 1, "step": step, "stage": number, **metrics}
-        return sums
+        return within.sums
 
     def _batches(self, half: Any) -> Batches:
         return Batches(half, self.config.batch_size, self.noise_from, self.augmentation, drop_last=True)
 
-    def _measuring(self, stage: Stage, sums: dict[str, float]) -> Generator[Metrics, None, Metrics]:
+    def _measuring(self, stage: Stage) -> Generator[Metrics, None, Metrics]:
         """What the supernet is worth on the validation images; where paths are sampled, the one that the alphas prefer."""
         rule = self.config.selection
         if isinstance(rule, Ranking) and self.epoch + 1 == self.num_epochs:
-            return (yield from self._ranking(rule, sums))
+            return (yield from self._ranking(rule))
         if isinstance(stage.upper_level, Sampling):
             alphas = dict(self.supernet.alphas.items())
             path = stage.upper_level.shown(self.config.space, self.allowed, alphas)
@@ -374,7 +379,7 @@ class Searcher:
             seed=self.seed,
         )
 
-    def _ranking(self, rule: Ranking, sums: dict[str, float]) -> Generator[Metrics, None, Metrics]:
+    def _ranking(self, rule: Ranking) -> Generator[Metrics, None, Metrics]:
         """Measure sampled paths; the best becomes what the alphas say. Committed now and then, as it takes long."""
         space = self.config.space
         drawn_from, sampling = generator("ranking", self.seed), RandomPaths()
@@ -384,13 +389,12 @@ class Searcher:
         if not self.supernet.restricted:
             self.passes.release()
         self.supernet.restrict(self.allowed)
-        if self._trained is None:
+        if not self.ranked:
             genotypes = [genotype_of(path, space, f"path {at}") for at, path in enumerate(paths, 1)]
             self.ranked = [{"genotype": replace(each, strengths=None).to_dict(), FILTERED: False} for each in genotypes]
-            self._trained = sums
             yield COMMIT
         yield from ranking(rule, self._path_scores(), paths, self.ranked)
-        self._trained, best = None, best_of(self.ranked)
+        best = best_of(self.ranked)
         self.supernet.restrict(paths[best])
         self._set_alphas(alphas_of(paths[best]))
         return {key: value for key, value in self.ranked[best].items() if key in MEASURED}
@@ -448,7 +452,7 @@ class Searcher:
             "stage": self.number,
             "allowed": dict(self.allowed),
             "ranked": [dict(row) for row in self.ranked],
-            "trained": self._trained,
+            "within": None if self._within is None else self._within.state_dict(),
             "supernet": to_cpu(self.supernet.state_dict()),
             "weights_optimizer": to_cpu(self.weights_optimizer.state_dict()),
             "alphas_optimizer": to_cpu(self.alphas_optimizer.state_dict()),
@@ -468,7 +472,8 @@ class Searcher:
             self.passes.release()
             self._build(number)
         self.allowed = state.get("allowed", everything(self.config.space))
-        self.ranked, self._trained = [dict(row) for row in state.get("ranked", [])], state.get("trained")
+        self.ranked = [dict(row) for row in state.get("ranked", [])]
+        self._within = Within.of(state.get("within"), self.noise_from)
         self._set_up(number)
         self.supernet.load_state_dict(state["supernet"])
         self.weights_optimizer.load_state_dict(state["weights_optimizer"])

@@ -11,13 +11,14 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..engine import until_stopped
 from ..errors import WorkbookError, unknown
 from .on_ray import OnRay
 from .progress import Job, Progress, sentence
 
 
 class Engine(Protocol):
-    """Does jobs; close it at any moment, and what was under way goes on from its last commit the next time."""
+    """Does jobs; close it at any moment, and what was under way goes on from there, or from its last commit, the next time."""
 
     def __call__(self, jobs: Sequence[Job]) -> Generator[Progress]:
         """Each job is 'started', tells of its events, and is 'done' or 'failed' in the end."""
@@ -33,7 +34,7 @@ class Sequential:
         for job in jobs:
             yield Progress(job=job, kind="started")
             try:
-                for event in job.do():
+                for event in until_stopped(job.do()):
                     yield Progress(job=job, kind="event", event=event)
             except (WorkbookError, FileNotFoundError) as error:
                 yield Progress(job=job, kind="failed", why=sentence(error))

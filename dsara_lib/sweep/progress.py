@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ class Job:
     sweep: Sweep
     task: Task
 
-    def do(self) -> Iterator[Event]:
+    def do(self) -> Generator[Event, None, None]:
         """All of it, from where it stopped."""
         return self.sweep.do(self.task)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Sweep:
         settings = {**self.settings, **other}
         return open_experiment(task.run, seed=task.seed, variant=task.row.variant, results=self.results, **settings)
 
-    def do(self, task: Task) -> Iterator[Event]:
+    def do(self, task: Task) -> Generator[Event, None, None]:
         """Search, train, attack; each goes on where it stopped."""
         experiment, name = self.open(task), task.network
         experiment.use_its_threads()
