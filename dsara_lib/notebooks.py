@@ -103,15 +103,14 @@ def follow(events: Generator[Event, None, None]) -> dict[str, Any]:
     last: dict[str, Any] = {}
     spoken = time.monotonic()
     for event in until_stopped(events):
-        if event.kind == "measuring":
-            continue
         for warning in event.warnings:
             print("warning:", warning)
         if event.kind == "epoch":
             last = event.metrics
             if "warning" in event.metrics:
                 print("warning:", event.metrics["warning"])
-        partial = event.kind == "step" or "done" in event.metrics  # a step, or a batch of a row of an evaluation
+        # A step, a batch that is measured, or one of a row of an evaluation.
+        partial = event.kind in ("step", "measuring") or "done" in event.metrics
         if not partial or time.monotonic() - spoken > SECONDS_BETWEEN_LINES:
             print(line(event), flush=True)
             spoken = time.monotonic()
