@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from .errors import Stopped, WorkbookError
+from .errors import NotFinite, Stopped, WorkbookError
 from .runs import Checkpoints, describe, differences, held, read_jsonl, write_jsonl
 
 Metrics = dict[str, Any]
@@ -255,13 +255,23 @@ def _restore(job: Job, history: History, state: Mapping[str, Any]) -> None:
     history.steps[:], history.epochs[:] = state["steps"], state["epochs"]
 
 
+@contextmanager
+def diverging(done: int) -> Iterator[None]:
+    """Inside, a network that is trained: logits that are no longer finite are told as what they mean for its training."""
+    try:
+        yield
+    except NotFinite as error:
+        raise WorkbookError(f"the network's logits are not finite in epoch {done + 1}; {_what_to_do(done)}") from error
+
+
+def _what_to_do(done: int) -> str:
+    return f"the last commit (epoch {done}) is kept; a smaller learning rate or gradient_clip usually helps"
+
+
 def _check_finite(metrics: Metrics, done: int) -> None:
     for name, value in metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise WorkbookError(
-                f"{name} is {value} in epoch {done + 1}; the last commit (epoch {done}) is kept; "
-                "a smaller learning rate or gradient_clip usually helps"
-            )
+            raise WorkbookError(f"{name} is {value} in epoch {done + 1}; {_what_to_do(done)}")
 
 
 def read_history(folder: str | Path) -> History:

@@ -15,6 +15,10 @@ class InUse(WorkbookError):
     """Something else is at work there."""
 
 
+class NotFinite(WorkbookError):
+    """A network's logits are infinite or no numbers."""
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asked for an end."""
 

@@ -26,7 +26,7 @@ from .attacks import PGD
 from .attacks.base import Attack, uniform_noise
 from .capture import Captured, Graphs, NoGraphs, graphs_on
 from .data import Augmentation, Batches, DataSet, Split, hold_out, unit_interval
-from .engine import Metrics, Within, to_cpu
+from .engine import Metrics, Within, diverging, to_cpu
 from .errors import WorkbookError
 from .runs import describe, generator, read_json, seeded, write_atomically, write_json
 from .shapes import Float, Int
@@ -257,6 +257,10 @@ class Trainer:
 
     def run_epoch(self) -> Iterator[Metrics]:
         """One pass over the kept training images, then the held-out measurement."""
+        with diverging(self.epoch):
+            yield from self._epoch()
+
+    def _epoch(self) -> Iterator[Metrics]:
         batches = Batches(self.train, self.config.batch_size, self.noise_from, self.augmentation, drop_last=True)
         within = Within(self.noise_from) if self._within is None else self._within
         self._within = within

@@ -575,3 +575,12 @@ def test_training_lowers_the_adversarial_loss_of_digits():
     images, labels = job.train.images.float() / 255, job.train.labels
     losses = [job.step(images, labels, index)["train/adversarial_loss"] for index in range(9)]
     assert losses[-1] < 0.4 * losses[0], losses
+
+
+def test_a_training_whose_logits_are_no_longer_finite_says_what_to_do_and_keeps_the_last_commit(tmp_path):
+    trainer = Trainer(toy_blueprint(), toy_data(), replace(TRAIN, learning_rate=1e38))
+    with pytest.raises(WorkbookError, match=r"not finite in epoch 1; the last commit \(epoch 0\) is kept; a smaller learning rate"):
+        for _ in run_epochs(trainer, tmp_path):
+            pass
+    state, _ = Checkpoints(tmp_path).load()
+    assert state is not None and state["job"]["epoch"] == 0

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import WorkbookError
+from ..errors import NotFinite, WorkbookError
 from ..shapes import Bool, Float, Int
 from .draws import Draws
 
@@ -114,7 +114,7 @@ def check_logits(logits: Any, labels: Tensor) -> Tensor:
     if least < 0 or most >= classes:
         raise WorkbookError(f"the network has {classes} logits for classes 0 to {classes - 1}; labels are {least} to {most}")
     if not torch.isfinite(logits).all():
-        raise WorkbookError("the network's logits are not finite; an accuracy would mean nothing")
+        raise NotFinite("the network's logits are not finite; an accuracy would mean nothing")
     return logits
 
 

@@ -23,7 +23,7 @@ from ..architecture import Genotype, SearchSpace, Supernet
 from ..attacks.base import uniform_noise
 from ..capture import Graphs
 from ..data import Augmentation, Batches, DataSet, halves
-from ..engine import COMMIT, Metrics, Within, to_cpu
+from ..engine import COMMIT, Metrics, Within, diverging, to_cpu
 from ..errors import WorkbookError
 from ..runs import describe, generator, seeded, write_atomically, write_jsonl
 from ..shapes import Float, Int
@@ -320,6 +320,10 @@ class Searcher:
 
     def run_epoch(self) -> Iterator[Metrics]:
         """One pass over both halves in step, then the validation measurement and the epoch's genotype."""
+        with diverging(self.epoch):
+            yield from self._epoch()
+
+    def _epoch(self) -> Iterator[Metrics]:
         number, stage = self.config.stage_at(self.epoch)
         if number != self.number:
             self._enter(number)
