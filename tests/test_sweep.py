@@ -109,6 +109,13 @@ def test_p_darts_deepens_as_published_at_the_papers_size_and_in_proportion_at_ot
     assert [(stage.epochs, stage.num_cells, stage.candidates) for stage in small.stages] == [(1, 5, None), (1, 7, 4)]
 
 
+def test_dsara_small_has_the_cost_as_a_third_objective_and_nothing_else_of_its_own() -> None:
+    paper, small = make_preset("paper"), make_preset("paper", variant="dsara-small")
+    first, second = small.search.stages
+    assert first == paper.search.stages[0] and second.upper_level.objectives == ("natural", "adversarial", "cost")
+    assert replace(small, search=replace(small.search, stages=paper.search.stages)) == paper
+
+
 def test_a_search_of_one_epoch_has_no_warm_up() -> None:
     (stage,) = make_preset("published-code", "search.stages.0.epochs=1", "advrush").search.stages
     assert (stage.epochs, stage.upper_level) == (1, AdvRush())

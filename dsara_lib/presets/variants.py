@@ -22,7 +22,6 @@ from ..search import (
     Sampling,
     Selection,
     SingleObjective,
-    Stage,
     SumOfLosses,
     UpperLevel,
 )
@@ -102,14 +101,15 @@ def second_order(preset: Preset) -> Preset:
     return replace(preset, search=replace(preset.search, second_order=True))
 
 
-def summed(preset: Preset) -> Preset:
-    """Both losses added up where MGDA weighs them."""
-    stages = tuple(_summed(stage) for stage in preset.search.stages)
-    return replace(preset, search=replace(preset.search, stages=stages))
+def in_place_of_mgda(level: UpperLevel) -> Change:
+    """Another upper level where MGDA weighs both losses."""
 
+    def change(preset: Preset) -> Preset:
+        search = preset.search
+        stages = (replace(each, upper_level=level) if isinstance(each.upper_level, MGDA) else each for each in search.stages)
+        return replace(preset, search=replace(search, stages=tuple(stages)))
 
-def _summed(stage: Stage) -> Stage:
-    return replace(stage, upper_level=SumOfLosses()) if isinstance(stage.upper_level, MGDA) else stage
+    return change
 
 
 def as_large_as(name: str) -> Change:
@@ -152,13 +152,20 @@ ABLATIONS: dict[str, Variant] = {
     "table5-3": Variant(about="adversarial loss alone, NASNet's space", changes=(placed(*NASNET_SPACE), ADVERSARIAL)),
     "table5-4": Variant(about="adversarial loss alone, DSARA's space", changes=(placed(*DSARA_SPACE), ADVERSARIAL)),
     "table5-5": Variant(about="two stages with MGDA, NASNet's space", changes=(placed(*NASNET_SPACE),)),
-    "table5-6": Variant(about="two stages with the sum of losses, DSARA's space", changes=(placed(*DSARA_SPACE), summed)),
+    "table5-6": Variant(
+        about="two stages with the sum of losses, DSARA's space", changes=(placed(*DSARA_SPACE), in_place_of_mgda(SumOfLosses()))
+    ),
     "table5-7": Variant(about="two stages with MGDA, DSARA's space", changes=(placed(*DSARA_SPACE),)),
 }
+
+# By norm, so that no gradient takes all weight because it is the shortest.
+SMALL = MGDA(objectives=("natural", "adversarial", "cost"), scaling="norm")
 
 # Search methods on one supernet, in the preset's space unless `placed`. One line each: it is a row of `sweep methods`, too.
 METHODS: dict[str, Variant] = {
     "dsara": Variant(about="the profile as it is: DSARA", printed=("table1", "DSARA")),
+    "dsara-norm": Variant(about="MGDA on gradients of length one", changes=(in_place_of_mgda(MGDA(scaling="norm")),)),
+    "dsara-small": Variant(about="accurate, robust and small: multiply-adds as a third loss", changes=(in_place_of_mgda(SMALL),)),
     "darts": Variant(about="natural loss alone", changes=(NATURAL,), printed=("table1", "DARTS")),
     "darts-second-order": Variant(about="natural loss alone, weights one step ahead", changes=(NATURAL, second_order)),
     "adversarial-darts": Variant(
