@@ -178,11 +178,13 @@ def test_a_run_stands_for_the_rows_that_its_settings_are(tmp_path: Path) -> None
     write_run(tmp_path, "nasnet", variant="table5-5")
     write_run(tmp_path, "sum", variant="table5-6")
     write_run(tmp_path, "published", network="AdvRush")
+    write_run(tmp_path, "published-dsara", network="DSARA")
     write_run(tmp_path, "cifar", data="cifar100")
     places = {each.run: each.places for each in collect(tmp_path).measured}
     assert places["plain"] == {("table1", "DSARA"), ("table4", "1"), ("table5", "7")}
     assert places["nasnet"] == {("table4", "6"), ("table5", "5")} and places["sum"] == {("table5", "6")}
     assert places["published"] == {("table1", "AdvRush"), ("table5", "2")}
+    assert places["published-dsara"] == {("table1", "DSARA")}, "its cells were searched elsewhere: no row of ours"
     assert ("table3", "CIFAR-100: DSARA") in places["cifar"] and ("table1", "DSARA") not in places["cifar"]
 
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -279,12 +279,12 @@ def test_a_listener_takes_whole_lines_and_only_new_ones(tmp_path: Path) -> None:
 
 
 def test_a_failed_job_does_not_stop_a_sequential_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def do(self: Job) -> Iterator[Any]:
+    def do(self: Job) -> Generator[Any, None, None]:
         if self.task.row.name == "1":
             raise WorkbookError("wrong")
         if self.task.row.name == "2":
             raise RuntimeError("worse")
-        return iter(())
+        yield from ()
 
     monkeypatch.setattr(Job, "do", do)
     told = [each for each in Sequential()(jobs(tmp_path, ("1", "2", "3"))) if each.kind != "started"]

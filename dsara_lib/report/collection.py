@@ -200,7 +200,7 @@ def _read_network(here: dict[str, Measured], run: Run, settings: Mapping[str, An
     here[name] = Measured(
         run=run.name,
         seed=int(settings["seed"]),
-        system=system,
+        system=f"{system}, published cells" if method is None and system == "DSARA" else system,
         places=places_of(system, method, variant, conditions.data),
         method=method,
         searched="" if method is None else searched_with(settings),
@@ -292,7 +292,8 @@ def places_of(system: str, method: Method | None, variant: str, data: str) -> fr
         places |= {("table3", f"{where}: {row[1]}") for row in tables["table3"]["rows"] if (row[0], row[1]) == (where, system)}
     else:
         places |= {("table1", row["model"]) for row in paper.table1(tables) if zoo.full_name(row["model"]) == system}
-    places |= {("table5", str(row[0])) for row in tables["table5"]["rows"] if method is None and row[1] == system}
+    searched = {(table, row) for table, row, _ in ablation_rows()}  # by us; DSARA's published cells are none of these
+    places |= {("table5", str(row[0])) for row in tables["table5"]["rows"] if method is None and row[1] == system} - searched
     if method is not None and is_papers_own(variant):
         places |= {(table, row) for table, row, each in ablation_rows() if each == method}
     return frozenset(places)
