@@ -34,6 +34,7 @@ class Job(Protocol):
 
     epoch: int  # epochs done
     commits_steps: bool  # whether the state is whole at each yield within an epoch, and says where in it that is
+    batch_setting: str  # the setting to lower where a GPU's memory does not hold a batch
 
     @property
     def num_epochs(self) -> int:
@@ -204,7 +205,7 @@ def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, No
     newest = checkpoints.newest
     while job.epoch < job.num_epochs:
         started, done = time.perf_counter(), job.epoch
-        for metrics in job.run_epoch():
+        for metrics in _fitting(job):
             _check_finite(metrics, done)
             if metrics is COMMIT:
                 newest = checkpoints.save(job.epoch, _state(job, history))
@@ -226,6 +227,17 @@ def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, No
         yield Event(kind="epoch", epoch=job.epoch, num_epochs=job.num_epochs, metrics=history.epochs[-1])
     _export(job, history, Path(folder))
     yield Event(kind="done", epoch=job.epoch, num_epochs=job.num_epochs)
+
+
+def _fitting(job: Job) -> Generator[Metrics, None, None]:
+    """An epoch; a GPU whose memory is full is told with the setting to lower."""
+    try:
+        yield from job.run_epoch()
+    except torch.OutOfMemoryError as error:
+        raise WorkbookError(
+            f"the GPU's memory is full in epoch {job.epoch + 1}; the last commit is kept; lower {job.batch_setting} "
+            f"(it cannot be changed within a run: give another run name), or free the GPU: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _export(job: Job, history: History, folder: Path) -> None:

@@ -206,6 +206,7 @@ class Trainer:
     """Adversarial training of one blueprint on one data set; a job for `engine.run_epochs`."""
 
     commits_steps = True
+    batch_setting = "training.batch_size"
 
     def __init__(
         self,

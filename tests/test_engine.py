@@ -23,6 +23,7 @@ class Walk:
     """The smallest job: a number that moves at random; `nan_at` breaks it at (epoch, step), step None being its end."""
 
     commits_steps = False
+    batch_setting = "walk.batch_size"
 
     def __init__(self, size: float = 1.0, nan_at: tuple[int, int | None] | None = None):
         self.size, self.nan_at = size, nan_at
@@ -215,6 +216,19 @@ def test_a_metric_that_is_not_finite_stops_the_work_and_the_last_commit_stays(tm
     assert state["job"]["epoch"] == epoch - 1 and len(state["steps"]) == (epoch - 1) * STEPS
     events(tmp_path)
     assert ended(tmp_path) == uninterrupted
+
+
+def test_a_full_memory_of_a_gpu_names_the_setting_to_lower_and_the_last_commit_stays(tmp_path):
+    class Large(Walk):
+        def run_epoch(self):
+            yield from super().run_epoch()
+            if self.epoch == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore that nobody reads")
+
+    with pytest.raises(WorkbookError, match=r"the last commit is kept; lower walk.batch_size .* Tried to allocate 20 GiB.$"):
+        events(tmp_path, Large())
+    state, _ = Checkpoints(tmp_path).load()
+    assert state is not None and state["job"]["epoch"] == 1
 
 
 def test_files_that_a_crash_after_the_last_commit_left_out_are_written_by_the_next_call(tmp_path, uninterrupted):

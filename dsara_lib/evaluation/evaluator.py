@@ -104,6 +104,7 @@ class Evaluator:
     """Predictions of the targets on the images of each row; a job for `engine.run_epochs`, one batch of a row an epoch."""
 
     commits_steps = False  # an epoch is one batch, which is nothing until it is whole
+    batch_setting = "evaluation.batch_size"
 
     def __init__(
         self,

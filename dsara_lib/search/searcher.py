@@ -47,6 +47,7 @@ class Searcher:
     """The search of one data set; a job for `engine.run_epochs`."""
 
     commits_steps = True
+    batch_setting = "search.batch_size"
 
     def __init__(
         self,
