@@ -223,7 +223,9 @@ def test_what_was_searched_by_a_rivals_strategy_is_not_called_by_the_published_n
 )
 def test_what_stands_between_our_numbers_and_the_papers_is_said(changes: dict[str, Any], words: str) -> None:
     made = {"data": "cifar10", "limit": None, "profile": "paper", "epochs": 200, "eps": 8 / 255, "images": 10_000}
-    conditions = Conditions(**(made | {"attack": "PGD20", "checksum": "", "training": ""} | changes))
+    conditions = Conditions(
+        **(made | {"attack": "PGD20", "checksum": "", "training": "", "batch_size": 32, "learning_rate": 0.1} | changes)
+    )
     assert words in comparable(conditions)
 
 

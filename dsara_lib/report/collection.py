@@ -56,6 +56,8 @@ class Conditions:
     limit: int | None  # images per class
     profile: str
     epochs: int  # of training
+    batch_size: int
+    learning_rate: float
     eps: float
     attack: str  # PGD20 with its steps
     images: int
@@ -67,7 +69,8 @@ class Conditions:
         """In a line."""
         limit = f", {self.limit} images per class" if self.limit else ""
         epochs = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
-        return f"{self.data}{limit}, profile {self.profile}, {epochs}, {self.attack}, {self.images:,} test images"
+        steps = f"batch {self.batch_size}, learning rate {self.learning_rate:g}"
+        return f"{self.data}{limit}, profile {self.profile}, {epochs}, {steps}, {self.attack}, {self.images:,} test images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,6 +325,8 @@ def conditions_of(settings: Mapping[str, Any], card: Mapping[str, Any], evaluati
         limit=settings["limit"] if settings.get("limit") else None,
         profile=str(settings["profile"]),
         epochs=int(card["training"]["epochs"]),
+        batch_size=int(card["training"]["batch_size"]),
+        learning_rate=float(card["training"]["learning_rate"]),
         eps=evaluation.eps,
         attack=told,
         images=len(evaluation.labels),

@@ -189,7 +189,8 @@ def made_cell(line: Line, protocols: Mapping[Conditions, str]) -> Markup:
     if line.conditions is None:
         return text_cell(f"{HOLLOW} the paper's", tag("small", line.about) if line.about else None)
     where = f"{line.conditions.data}, {protocols[line.conditions]}"
-    return text_cell(f"{FILLED} {line.about}", tag("small", f"{line.origin}; {where}; {line.measured[0].size}; {line.seeds_told}"))
+    whose = "measured here" if line.about == line.row else line.about
+    return text_cell(f"{FILLED} {whose}", tag("small", f"{line.origin}; {where}; {line.measured[0].size}; {line.seeds_told}"))
 
 
 def number_cells(line: Line, columns: Sequence[str]) -> Iterator[Markup]:
