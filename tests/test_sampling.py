@@ -14,7 +14,7 @@ import torch
 from test_capture import META, NothingWaits, Rehearsal
 from test_supernet import pair
 from torch import Tensor
-from toys import SEARCH, Noting, bits, numbers, toy_data
+from toys import SEARCH, Noting, bits, numbers, search_outcome, toy_data
 
 from dsara_lib import plots
 from dsara_lib.architecture import Genotype, Network, SearchSpace, Supernet, discretise
@@ -506,14 +506,6 @@ def run(searcher: Searcher, folder: Path) -> Searcher:
     return searcher
 
 
-def outcome(folder: Path) -> Any:
-    """All that a finished search has left, to the bit."""
-    state, warnings = Checkpoints(folder).load()
-    assert warnings == []
-    history, files = read_history(folder), [folder / name for name in ("alphas.npz", "genotype.json", "ranking.jsonl")]
-    return bits([state, history.steps, history.epochs, [path.read_bytes() for path in files if path.exists()]])
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> Any:
     """Each search of the table, run once without a stop."""
@@ -535,7 +527,7 @@ def test_stopped_and_resumed_equals_uninterrupted_to_the_bit(name, stop, outcome
     list(islice(run_epochs(search(config), tmp_path), stop))
     torch.manual_seed(1)  # what else happens in the process must not matter
     run(search(config, graphs=Rehearsal()), tmp_path)  # as recorded as on a GPU
-    assert outcome(tmp_path) == outcome(folder)
+    assert search_outcome(tmp_path) == search_outcome(folder)
 
 
 def test_stopped_where_the_depth_has_changed_equals_uninterrupted_to_the_bit(outcomes, tmp_path):
@@ -551,7 +543,7 @@ def test_stopped_where_the_depth_has_changed_equals_uninterrupted_to_the_bit(out
     left_standing.close()
     assert len(searcher.supernet.cells) == 6, "its first step was kept"
     run(search(config, graphs=Rehearsal()), tmp_path)
-    assert outcome(tmp_path) == outcome(folder)
+    assert search_outcome(tmp_path) == search_outcome(folder)
 
 
 def test_a_ranking_goes_on_where_it_was_committed(outcomes, tmp_path, monkeypatch):
@@ -566,7 +558,7 @@ def test_a_ranking_goes_on_where_it_was_committed(outcomes, tmp_path, monkeypatc
         patch.setattr(searcher, "step", lambda *batches: pytest.fail("a step was taken again"))
         events = list(run_epochs(searcher, tmp_path))
     assert sum(event.kind == "measuring" for event in events) == 1
-    assert outcome(tmp_path) == outcome(folder)
+    assert search_outcome(tmp_path) == search_outcome(folder)
 
 
 @pytest.mark.parametrize("name", ["p-darts", "robnet"])

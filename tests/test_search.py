@@ -21,7 +21,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from toys import ATTACK, SEARCH, SPACE, Noting, bits, numbers, toy_data
+from toys import ATTACK, SEARCH, SPACE, Noting, bits, numbers, search_outcome, toy_data
 
 from dsara_lib.architecture import KINDS, Genotype, SearchSpace
 from dsara_lib.attacks import PGD
@@ -30,7 +30,6 @@ from dsara_lib.attacks.gradient import image_gradient
 from dsara_lib.capture import PRECISIONS, NoGraphs
 from dsara_lib.engine import read_history, run_epochs
 from dsara_lib.errors import WorkbookError
-from dsara_lib.runs import Checkpoints
 from dsara_lib.search import (
     DSRNA,
     MGDA,
@@ -576,7 +575,7 @@ def test_a_recorded_search_equals_the_plain_one_to_the_bit(uninterrupted, tmp_pa
     config, _, folder = uninterrupted
     graphs = Rehearsal()
     run(Searcher(DATA, config, graphs=graphs), tmp_path)
-    assert outcome(tmp_path) == outcome(folder)
+    assert search_outcome(tmp_path) == search_outcome(folder)
     assert graphs.noted.count("replay") > graphs.noted.count("record") and graphs.noted[-1] == "wait"
 
 
@@ -1121,15 +1120,6 @@ def run(searcher: Searcher, folder: Path) -> Searcher:
     return searcher
 
 
-def outcome(folder: Path) -> Any:
-    """All that a finished search has left, to the bit."""
-    state, warnings = Checkpoints(folder).load()
-    assert warnings == []
-    history = read_history(folder)
-    files = [(folder / name).read_bytes() for name in ("alphas.npz", "genotype.json")]
-    return bits([state, history.steps, history.epochs, files])
-
-
 @pytest.fixture(scope="module", params=CONFIGS)
 def uninterrupted(request, tmp_path_factory) -> Iterator[tuple[SearchConfig, Searcher, Path]]:
     folder = tmp_path_factory.mktemp("search")
@@ -1145,7 +1135,7 @@ def test_stopped_and_resumed_equals_uninterrupted_to_the_bit(uninterrupted, tmp_
         torch.manual_seed(stop)  # what else happens in the process must not matter
         list(islice(run_epochs(search(config), tmp_path), stop))
     run(search(config), tmp_path)
-    assert outcome(tmp_path) == outcome(folder)
+    assert search_outcome(tmp_path) == search_outcome(folder)
 
 
 @pytest.mark.parametrize("uninterrupted", ["paper"], indirect=True)
@@ -1162,7 +1152,7 @@ def test_stepped_by_hand_equals_uninterrupted_to_the_bit(uninterrupted, tmp_path
             break
     for _ in run_epochs(searcher, tmp_path):
         pass
-    assert outcome(tmp_path) == outcome(folder)
+    assert search_outcome(tmp_path) == search_outcome(folder)
 
 
 def test_a_search_follows_from_its_seed(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ import torch
 from dsara_lib.architecture import Blueprint, Genotype, SearchSpace, Supernet
 from dsara_lib.attacks import PGD
 from dsara_lib.data import DataSet, Split
+from dsara_lib.engine import read_history
+from dsara_lib.runs import Checkpoints
 from dsara_lib.search import MGDA, SearchConfig, SingleObjective, Stage
 from dsara_lib.training import TrainConfig
 
@@ -82,3 +85,11 @@ def bits(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [bits(each) for each in value]
     return value
+
+
+def search_outcome(folder: Path) -> Any:
+    """All that a finished search has left, to the bit."""
+    state, warnings = Checkpoints(folder).load()
+    assert warnings == []
+    history, files = read_history(folder), [folder / name for name in ("alphas.npz", "genotype.json", "ranking.jsonl")]
+    return bits([state, history.steps, history.epochs, [path.read_bytes() for path in files if path.exists()]])

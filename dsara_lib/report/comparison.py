@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import paper, plots
+from .. import plots
 from ..runs import write_atomically
 from .claims import all_findings
 from .collection import ATTACK, NOT_OURS, Collection, Conditions, Measured, collect
 from .contrasts import BOTH, CONTRASTS, against_reference, printed_difference
 from .findings import NOT_MEASURED, Finding, Part
-from .page import Markup, interval, join, paragraph, percent, plot, section, table, tag, text_cell, whole_page
+from .page import Markup, interval, join, paragraph, percent, plot, printed_transfer, section, table, tag, text_cell, whole_page
 from .sections import PAGE
 from .tables import (
     ABOUT,
@@ -223,21 +223,7 @@ def ablation_part(collection: Collection, name: str, protocols: Mapping[Conditio
 
 def second_table(collection: Collection) -> Markup:
     """Table 2, and below it ours of each set of systems."""
-    sources, targets, percents = paper.transfer_table()
-    rows = [
-        [
-            source,
-            *(
-                tag("td", f"{value:.2f} %", class_="same" if source == target else None)
-                for target, value in zip(targets, line, strict=True)
-            ),
-        ]
-        for source, line in zip(sources, percents, strict=True)
-    ]
-    about = (
-        f"{HOLLOW} Table 2 of the paper: accuracy of the target (column) on PGD20 images of the source (row), CIFAR-10, eps 8/255."
-    )
-    pieces = [table(["source \\ target", *targets], rows, about=about)]
+    pieces = [printed_transfer(f"{HOLLOW} ")]
     for group in transfers_of(collection):
         names = [table2_name(system) for system in group[0].systems]
         seeds = ", ".join(str(each.seed) for each in group)

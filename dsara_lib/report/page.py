@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import plots
+from .. import paper, plots
 
 
 class Markup(str):
@@ -122,6 +122,17 @@ def amount(number: float) -> str:
         if number >= unit:
             return f"{number / unit:.2f}{letter}"
     return f"{number / 1e3:.1f}k"
+
+
+def printed_transfer(mark: str = "") -> Markup:
+    """The paper's Table 2, with a mark before what is said of it."""
+    sources, targets, percents = paper.transfer_table()
+    rows = [
+        [source, *(tag("td", f"{value:.2f} %", class_="same" if source == target else None) for target, value in cells)]
+        for source, cells in ((source, zip(targets, line, strict=True)) for source, line in zip(sources, percents, strict=True))
+    ]
+    words = "Table 2 of the paper: accuracy of the target (column) on PGD20 images of the source (row), CIFAR-10, eps 8/255."
+    return table(["source \\ target", *targets], rows, about=f"{mark}{words}")
 
 
 def whole_page(title: str, body: Markup) -> str:

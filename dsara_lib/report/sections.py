@@ -28,6 +28,7 @@ from .page import (
     percent,
     picture,
     plot,
+    printed_transfer,
     saved_plot,
     section,
     table,
@@ -650,21 +651,9 @@ def counted(record: Record, network: str) -> tuple[str, str]:
 
 def second_table(record: Record) -> Markup:
     """Table 2, theirs and ours."""
-    sources, targets, percents = paper.transfer_table()
-    body = [
-        [
-            source,
-            *(
-                tag("td", f"{value:.2f} %", class_="same" if source == target else None)
-                for target, value in zip(targets, row, strict=True)
-            ),
-        ]
-        for source, row in zip(sources, percents, strict=True)
-    ]
-    about = "Table 2 of the paper: accuracy of the target (column) on PGD20 images of the source (row), CIFAR-10, eps 8/255."
     words = "Ours in the same layout stands above under Black-box attacks."
     ours = paragraph(words) if record.transfer else missing("the black-box evaluation", "notebook 05 (black-box attacks)")
-    return join(table(["source \\ target", *targets], body, about=about), ours)
+    return join(printed_transfer(), ours)
 
 
 # -- how it was made ---------------------------------------------------------------------------------------------------
