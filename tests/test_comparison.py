@@ -21,7 +21,7 @@ from toys import toy_blueprint
 from dsara_lib import notebooks, paper, plots
 from dsara_lib.architecture import blueprint_cost
 from dsara_lib.errors import WorkbookError
-from dsara_lib.evaluation import Evaluation, Paired, TransferMatrix, wilson
+from dsara_lib.evaluation import Evaluation, Paired, TransferMatrix, t_interval, wilson
 from dsara_lib.presets import make_preset
 from dsara_lib.report import (
     all_findings,
@@ -42,7 +42,6 @@ from dsara_lib.report.inference import (
     image_interval,
     permutation_test,
     rank_correlation,
-    seed_interval,
     seed_test,
     sign_flip,
 )
@@ -138,9 +137,9 @@ def test_interval_over_images_holds_what_was_seen_and_is_never_a_point(shares: l
 def test_tests_over_seeds_are_students() -> None:
     stats, values = pytest.importorskip("scipy.stats"), [0.02, 0.05, -0.01, 0.04]
     assert seed_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
-    assert seed_interval(values) == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval(0.95))
+    assert t_interval(values) == pytest.approx(stats.ttest_1samp(values, 0).confidence_interval(0.95))
     with pytest.raises(WorkbookError, match="at least two; got 1"):
-        seed_interval([0.1])
+        t_interval([0.1])
 
 
 def test_equal_differences_of_three_seeds_are_not_taken_for_certainty() -> None:
@@ -293,7 +292,7 @@ def test_only_what_differs_in_its_seed_alone_is_averaged(tmp_path: Path) -> None
         if len(line.seeds) == 1:
             assert (number.low, number.high) == wilson(50, IMAGES) and number.over == "images"
         else:
-            assert (number.low, number.high) == pytest.approx(seed_interval([0.5, 0.6, 0.75]), abs=1e-6)
+            assert (number.low, number.high) == pytest.approx(t_interval([0.5, 0.6, 0.75]), abs=1e-6)
             assert number.value == pytest.approx(37 / IMAGES) and number.over == "seeds"
 
 

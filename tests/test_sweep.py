@@ -14,11 +14,12 @@ from toys import bits
 from dsara_lib.architecture import blueprint_cost, zoo
 from dsara_lib.cli import main
 from dsara_lib.errors import WorkbookError
+from dsara_lib.evaluation import t_interval
 from dsara_lib.experiment import find_experiment, open_experiment
 from dsara_lib.presets import ABLATIONS, METHODS, PAPER, PRESETS, VARIANTS, make_preset
 from dsara_lib.runs import Checkpoints
 from dsara_lib.search import MGDA, AdvRush, SingleObjective, SumOfLosses
-from dsara_lib.sweep import Sweep, Table, grids, t_interval
+from dsara_lib.sweep import Sweep, Table, grids
 
 CHANGES = (
     "search.num_cells=5 search.channels=2 search.space.num_nodes=2 search.stages.0.epochs=1 search.stages.1.epochs=1 "

@@ -23,7 +23,7 @@ from .results import (
     load_evaluation,
     load_transfer_matrix,
 )
-from .statistics import Paired, mean_and_spread, paired, wilson
+from .statistics import Paired, mean_and_spread, paired, student_t, t_interval, wilson
 from .surface import Surface, loss_surface
 
 __all__ = [
@@ -52,6 +52,8 @@ __all__ = [
     "predict",
     "read_csv",
     "save_arrays",
+    "student_t",
+    "t_interval",
     "white_box",
     "wilson",
     "write_csv",

@@ -68,3 +68,22 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     if not values:
         raise WorkbookError("a mean needs at least one value; got none")
     return fmean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean that such values, one for each seed, scatter about: mean ± t * s / sqrt(n).
+
+    Raises WorkbookError for fewer than two.
+    """
+    if len(values) < 2:
+        raise WorkbookError(f"an interval over seeds needs at least two; got {len(values)}")
+    mean, spread = mean_and_spread(values)
+    half = student_t(confidence, len(values) - 1) * spread / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def student_t(confidence: float, free: int) -> float:
+    """How many standard errors such a two-sided interval reaches, with so many degrees of freedom."""
+    from scipy.special import stdtrit  # slow to import
+
+    return float(stdtrit(free, (1 + confidence) / 2))

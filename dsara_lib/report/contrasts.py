@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import paper
-from ..evaluation import NATURAL, incomparable
+from ..evaluation import NATURAL, incomparable, t_interval
 from .collection import ATTACK, Collection, Conditions, Measured
 from .findings import NOT_MEASURED, SEEDS_TO_TEST, Finding, Part, judged
 from .inference import (
@@ -22,7 +22,6 @@ from .inference import (
     detectable_by_seeds,
     holm,
     image_interval,
-    seed_interval,
     seed_test,
     sign_flip,
 )
@@ -178,7 +177,7 @@ def difference(pairing: Pairing, measure: str, printed: float | None = None) -> 
     if len(seeds) >= SEEDS_TO_TEST:
         p_value, test = seed_test(by_seed), "a paired t test over seeds"
         if np.ptp(by_seed) > 0:  # without any spread the images alone say how sure the difference is
-            (low, high), detectable = seed_interval(by_seed), detectable_by_seeds(by_seed)
+            (low, high), detectable = t_interval(by_seed), detectable_by_seeds(by_seed)
     else:
         p_value = sign_flip(by_image.tolist())
         test = "McNemar's exact test" if len(seeds) == 1 else "an exact sign-flip test over images, all seeds of an image together"

@@ -14,6 +14,7 @@ from statistics import NormalDist, fmean, stdev
 import numpy as np
 
 from ..errors import WorkbookError
+from ..evaluation import student_t
 
 FEW = 8  # of so many points all orders are tried, of more a drawn part
 DRAWN = 20_000  # orders
@@ -48,14 +49,6 @@ def image_interval(shares: np.ndarray, confidence: float = 0.95) -> tuple[float,
     return max(-1.0, centre - half), min(1.0, centre + half)
 
 
-def seed_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean over seeds. Raises WorkbookError for fewer than two."""
-    if len(values) < 2:
-        raise WorkbookError(f"an interval over seeds needs at least two; got {len(values)}")
-    half = _t(confidence, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
-
-
 def seed_test(differences: Sequence[float]) -> float:
     """Paired t test over seeds, two-sided. Equal differences have no spread to test by: their signs are tested instead."""
     if len(differences) < 2:
@@ -77,7 +70,7 @@ def detectable_by_images(shares: np.ndarray, confidence: float = 0.95) -> float:
 def detectable_by_seeds(differences: Sequence[float], confidence: float = 0.95) -> float:
     """The difference that so many seeds with so much spread would show in about four of five tries."""
     free = len(differences) - 1
-    return (_t(confidence, free) + _t(2 * POWER - 1, free)) * stdev(differences) / math.sqrt(len(differences))
+    return (student_t(confidence, free) + student_t(2 * POWER - 1, free)) * stdev(differences) / math.sqrt(len(differences))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -117,9 +110,3 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
 
 def _z(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
-
-
-def _t(confidence: float, free: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf((1 + confidence) / 2, free))

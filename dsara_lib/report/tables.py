@@ -12,9 +12,8 @@ from typing import Any, Protocol
 
 from .. import paper
 from ..architecture import zoo
-from ..evaluation import NATURAL, wilson
+from ..evaluation import NATURAL, t_interval, wilson
 from .collection import ATTACK, Collection, Conditions, Measured, Transfer, ablation_rows
-from .inference import seed_interval
 from .page import amount
 
 ABOUT = {
@@ -79,7 +78,7 @@ class Line:
         value, right, images = fmean(values), sum(int(e.correct(attack).sum()) for e in found), len(found[0].labels)
         low, high = wilson(right if len(found) == 1 else round(value * images), images)
         if len(set(values)) > 1:
-            low, high = seed_interval(values)
+            low, high = t_interval(values)
             return Number(value=value, low=max(0.0, low), high=min(1.0, high), over="seeds")
         return Number(value=value, low=low, high=high, over="images")
 
@@ -254,7 +253,7 @@ def transfer_number(group: Sequence[Transfer], source: int, target: int) -> Numb
     images = group[0].matrix.num_images
     low, high = wilson(round(fmean(values) * images), images)
     if len(set(values)) > 1:
-        low, high = seed_interval(values)
+        low, high = t_interval(values)
     spans = "seeds" if len(set(values)) > 1 else "images"
     return Number(value=fmean(values), low=max(0.0, low), high=min(1.0, high), over=spans)
 

@@ -10,7 +10,7 @@ from .grids import ATTACK, Grid, Row, grids
 from .on_ray import OnRay
 from .progress import Job, Progress
 from .sweep import Sweep, Task
-from .table import Outcome, Table, t_interval
+from .table import Outcome, Table
 
 __all__ = [
     "ATTACK",
@@ -28,5 +28,4 @@ __all__ = [
     "Task",
     "grids",
     "make_engine",
-    "t_interval",
 ]

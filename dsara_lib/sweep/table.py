@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from ..architecture import blueprint_cost, blueprint_from_dict
-from ..evaluation import NATURAL, Evaluation, mean_and_spread, write_csv
+from ..evaluation import NATURAL, Evaluation, mean_and_spread, t_interval, write_csv
 from ..paper import COLUMNS
 from .grids import ATTACK, Grid, Row
 from .sweep import Sweep, Task
@@ -126,15 +126,6 @@ def _accuracy(attack: str, evaluations: Sequence[Evaluation]) -> dict[str, float
         low, high = (100 * share for share in evaluations[0].interval(attack, CONFIDENCE))
     told = {attack: mean, f"{attack} spread": spread, f"{attack} low": max(low, 0.0), f"{attack} high": min(high, 100.0)}
     return {key: round(value, 4) for key, value in told.items()}
-
-
-def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Student's interval of the mean that such values scatter about: mean ± t * s / sqrt(n), with n - 1 degrees of freedom."""
-    from scipy.special import stdtrit
-
-    mean, spread = mean_and_spread(values)
-    half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * spread / len(values) ** 0.5
-    return mean - half, mean + half
 
 
 def _against(mine: Mapping[int, Outcome], reference: Mapping[int, Outcome]) -> dict[str, str]:
