@@ -3,6 +3,8 @@
 
   demo      every notebook on embedded data, ending with a report to open in a browser
   run       the same chain with --profile, --data, --run, --device; stopped, it goes on where it stopped
+  search    only the search of such a run, also under torchrun
+  train     only its trainings
   nb        one notebook, headless
   lab       JupyterLab on notebooks/
   cost      parameters and multiply-adds of an architecture
@@ -33,7 +35,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 LOCK = ROOT / "requirements.lock"
 OLDEST = (3, 11)
-LIBRARY = ("demo", "run", "nb", "lab", "cost", "draw", "bench", "sweep", "compare", "report")  # handed to dsara_lib's command line
+LIBRARY = (
+    "demo",
+    "run",
+    "search",
+    "train",
+    "nb",
+    "lab",
+    "cost",
+    "draw",
+    "bench",
+    "sweep",
+    "compare",
+    "report",
+)  # handed to dsara_lib's command line
 OURS = ("test", "lint", "check")
 # The whole suite on all cores, but no more than memory allows: a worker takes about 1.5 GB.
 SHARED_OUT = ("-n", "logical", "--maxprocesses", "8", "--dist", "worksteal")

@@ -18,13 +18,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import Stopped, WorkbookError, unknown
+from .errors import Everywhere, Stopped, WorkbookError, unknown
 
 if TYPE_CHECKING:
     from .architecture import AnyBlueprint
 
 CHAIN = ("01", "02", "03", "04", "05", "06", "09")
 SECONDS_BETWEEN_LINES = 10.0
+RUN = ("--run", "--run-name")  # torchrun would take --run for the beginning of an option of its own
 FULL = ("01", "02")  # notebooks that take all settings of a run; the others read them from its folder
 
 
@@ -36,10 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminated_as_interrupted():
             return int(given.command(given) or 0)
     except (WorkbookError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if _speaks() or not isinstance(error, Everywhere):
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
-        print("stopped; the same command goes on from there", file=sys.stderr)
+        if _speaks():
+            print("stopped; the same command goes on from there", file=sys.stderr)
         return 128 + getattr(stopped, "number", signal.SIGINT)
 
 
@@ -65,21 +68,34 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     demo = commands.add_parser("demo", help="the whole chain on embedded data, in minutes")
-    demo.set_defaults(command=run, profile="demo", data="digits", limit=None, seed=0, set="", variant="", device="cpu")
+    demo.set_defaults(command=run, profile="demo", data="digits", limit=None, seed=0, set="", variant="", device="cpu", processes=1)
     demo.add_argument("--run", default="demo", help="name of the run folder (demo)")
     demo.add_argument("--results", default="results", help="folder of all runs (results)")
 
     chain = commands.add_parser("run", help="the whole chain at any profile, on any data")
     chain.set_defaults(command=run)
-    chain.add_argument("--profile", default="demo", help="demo, short, paper or published-code")
-    chain.add_argument("--data", default="digits", help="digits, cifar10, cifar100, svhn, tiny-imagenet or folder:PATH")
-    chain.add_argument("--limit", type=int, help="images per class")
-    chain.add_argument("--variant", default="", help="a named change of the method, such as advrush or table5-3 (none)")
-    chain.add_argument("--run", help="name of the run folder (<profile>-<data>, and the variant)")
-    chain.add_argument("--seed", type=int, default=0)
-    chain.add_argument("--set", default="", help='settings that differ, as "search.channels=8 training.epochs=3"')
-    chain.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    chain.add_argument("--results", default="results", help="folder of all runs (results)")
+    chain.add_argument("--processes", type=int, default=1, help="that share the batches of search and training, one a GPU (1)")
+    found = commands.add_parser("search", help="only the search, without its notebook: in this process, or under torchrun")
+    found.set_defaults(command=run_search)
+    for each in (chain, found):
+        each.add_argument("--profile", default="demo", help="demo, short, paper or published-code")
+        each.add_argument("--data", default="digits", help="digits, cifar10, cifar100, svhn, tiny-imagenet or folder:PATH")
+        each.add_argument("--limit", type=int, help="images per class")
+        each.add_argument("--variant", default="", help="a named change of the method, such as advrush or table5-3 (none)")
+        each.add_argument(*RUN, help="name of the run folder (<profile>-<data>, and the variant)")
+        each.add_argument("--seed", type=int, default=0)
+        each.add_argument("--set", default="", help='settings that differ, as "search.channels=8 training.epochs=3"')
+
+    training = commands.add_parser("train", help="only the trainings of a run, without their notebook: as search")
+    training.set_defaults(command=run_training)
+    training.add_argument(*RUN, default="demo", help="name of the run folder (demo)")
+    training.add_argument("--networks", default="", metavar="NAME,NAME", help="only these, such as found or AdvRush (all)")
+    for each in (chain, found, training):
+        each.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+        each.add_argument("--results", default="results", help="folder of all runs (results)")
+        each.add_argument(
+            "--sync-batch-norm", action="store_true", help="with several processes: batch norm over the whole batch, not each share"
+        )
 
     notebook = commands.add_parser("nb", help="one notebook, headlessly: nb 02 -p PROFILE demo")
     notebook.set_defaults(command=nb)
@@ -155,8 +171,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(given: argparse.Namespace) -> None:
     """Every notebook of the chain in turn, in one kernel; what is done already is only read."""
-    name = given.run or "-".join([given.profile, _plain(given.data), *([given.variant] if given.variant else [])])
-    results = Path(given.results).resolve()
+    name, results = _run_name(given), Path(given.results).resolve()
     started = time.monotonic()
     print(f"run {name!r}: profile {given.profile}, data {given.data}; stop with Ctrl-C, go on with the same command", flush=True)
     if given.variant:
@@ -177,11 +192,75 @@ def run(given: argparse.Namespace) -> None:
     with _environment(), notebooks.one_kernel() as kernel:
         for number in CHAIN:
             path = notebooks.find(number)
+            if given.processes > 1 and number in BEFORE:
+                BEFORE[number](given, name)
             print(f"[{time.monotonic() - started:5.0f} s] {path.stem}", flush=True)
             target = results / name / "notebooks" / path.name
             notebooks.execute(path, target, full if number in FULL else common, kernel)
     where = results / name / "report.html"
     print(f"[{time.monotonic() - started:5.0f} s] done; the report: {where}")
+
+
+def _run_name(given: argparse.Namespace) -> str:
+    return given.run or "-".join([given.profile, _plain(given.data), *([given.variant] if given.variant else [])])
+
+
+def run_search(given: argparse.Namespace) -> None:
+    """The search of a run, by this process or by the group that it belongs to."""
+    from .steps import search
+
+    experiment = search(
+        _run_name(given),
+        profile=given.profile,
+        data=given.data,
+        limit=given.limit,
+        seed=given.seed,
+        changes=given.set,
+        variant=given.variant,
+        device=given.device,
+        results=given.results,
+        sync_batch_norm=given.sync_batch_norm,
+    )
+    if _speaks():
+        print(f"done; what was found: {experiment.search_folder / 'genotype.json'}")
+
+
+def run_training(given: argparse.Namespace) -> None:
+    """The trainings of a run, by this process or by the group that it belongs to."""
+    from .steps import train
+
+    names = [name for name in given.networks.split(",") if name]
+    options = {"device": given.device, "results": given.results, "sync_batch_norm": given.sync_batch_norm}
+    experiment = train(given.run, networks=names, **options)
+    if _speaks():
+        print(f"done; the networks: {experiment.run.path('networks')}")
+
+
+def _speaks() -> bool:
+    """Of the processes that torchrun has started, the first says what all would say."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _search_in_processes(given: argparse.Namespace, name: str) -> None:
+    from .steps import in_processes
+
+    options = {"profile": given.profile, "data": given.data, "seed": given.seed, "set": given.set, "variant": given.variant}
+    options |= {} if given.limit is None else {"limit": given.limit}
+    in_processes(given.processes, ["search", *_alike(given, name), *(f"--{key}={value}" for key, value in options.items())])
+
+
+def _train_in_processes(given: argparse.Namespace, name: str) -> None:
+    from .steps import in_processes
+
+    in_processes(given.processes, ["train", *_alike(given, name)])
+
+
+def _alike(given: argparse.Namespace, name: str) -> list[str]:
+    synchronised = ["--sync-batch-norm"] if given.sync_batch_norm else []
+    return [f"--run-name={name}", f"--device={given.device}", f"--results={given.results}", *synchronised]
+
+
+BEFORE = {"01": _search_in_processes, "03": _train_in_processes}  # the notebooks then read what these leave
 
 
 def nb(given: argparse.Namespace) -> None:

@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,13 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from .errors import NotFinite, Stopped, WorkbookError
+from .distributed import ALONE, Group
+from .errors import Everywhere, NotFinite, Stopped, WorkbookError
 from .runs import Checkpoints, describe, differences, held, read_jsonl, write_jsonl
 
 Metrics = dict[str, Any]
 Batch = TypeVar("Batch")
+ONE = (1, False)  # process, its batch norm synchronised with no other
 COMMIT: Metrics = {}  # what a job yields within an epoch where its state is whole and much would be lost
 
 
@@ -35,6 +37,7 @@ class Job(Protocol):
     epoch: int  # epochs done
     commits_steps: bool  # whether the state is whole at each yield within an epoch, and says where in it that is
     batch_setting: str  # the setting to lower where a GPU's memory does not hold a batch
+    group: Group  # the processes that share its batches; all see the same metrics, the first writes files
 
     @property
     def num_epochs(self) -> int:
@@ -141,17 +144,18 @@ def run_epochs(job: Job, folder: str | Path, history: History | None = None) -> 
     metric is no longer finite (the last good checkpoint stays), and where something else is at work in the folder.
     """
     history = History() if history is None else history
-    with held(folder):
+    with held_by_first(job.group, folder):
         begun = begin(job, folder, history)
         if begun is not None:
             yield begun
         yield from go_on(job, folder, history)
 
 
-def until_stopped(events: Generator[Batch, None, Any]) -> Generator[Batch, None, None]:
+def until_stopped(events: Generator[Batch, None, Any], group: Group = ALONE) -> Generator[Batch, None, None]:
     """The same events. Ctrl-C or SIGTERM ends them after the step under way, so that it can be kept; a second one at once.
 
-    Raises Stopped in the end. On another than the main thread nothing is done about signals.
+    A signal to one process of a group ends them in all. Raises Stopped in the end. On another than the main thread nothing is
+    done about signals.
     """
     came: list[int] = []
 
@@ -164,10 +168,10 @@ def until_stopped(events: Generator[Batch, None, Any]) -> Generator[Batch, None,
     with _handling(note), closing(events):
         for event in events:
             yield event
-            if came:
+            if group.any(bool(came)):
                 break
-    if came:
-        raise Stopped(came[0])
+    if group.any(bool(came)):
+        raise Stopped(came[0] if came else signal.SIGTERM)
 
 
 @contextmanager
@@ -187,12 +191,13 @@ def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
 def begin(job: Job, folder: str | Path, history: History) -> Event | None:
     """Take a job and its history to where they stopped, and say so; where they begin, commit that."""
     checkpoints = Checkpoints(Path(folder))
-    state, warnings = checkpoints.load()
+    state, warnings = job.group.by_first(checkpoints.load)
     if state is not None:
         _restore(job, history, state)
+        warnings += other_processes(state.get("processes", ONE), job.group, job.batch_setting)
         return Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
     # Committed before the first step, so that a job stopped within its first epoch also goes on from where it began.
-    checkpoints.save(job.epoch, _state(job, history))
+    _commit(job, history, checkpoints)
     if not warnings:
         return None
     warnings.append("no whole checkpoint is left; starting anew")
@@ -202,13 +207,13 @@ def begin(job: Job, folder: str | Path, history: History) -> Event | None:
 def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, None, None]:
     """The epochs that are left of a job that has `begun`, in a folder that is `held`."""
     checkpoints = Checkpoints(Path(folder))
-    newest = checkpoints.newest
+    newest = job.group.by_first(lambda: checkpoints.newest)
     while job.epoch < job.num_epochs:
         started, done = time.perf_counter(), job.epoch
         for metrics in _fitting(job):
             _check_finite(metrics, done)
             if metrics is COMMIT:
-                newest = checkpoints.save(job.epoch, _state(job, history))
+                newest = _commit(job, history, checkpoints)
             if metrics:
                 history.steps.append(metrics)
             event = Event(kind="step" if metrics else "measuring", epoch=job.epoch, num_epochs=job.num_epochs, metrics=metrics)
@@ -216,13 +221,13 @@ def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, No
                 yield event
             except GeneratorExit:
                 # A loop that was left standing may be closed long after another has gone on in its folder.
-                if job.commits_steps and checkpoints.newest == newest:
-                    checkpoints.save(job.epoch, _state(job, history))
+                if job.commits_steps and job.group.by_first(lambda: checkpoints.newest) == newest:
+                    _commit(job, history, checkpoints)
                 raise
         epoch_metrics = job.epoch_metrics()
         _check_finite(epoch_metrics, done)
         history.epochs.append(epoch_metrics | {"seconds": round(time.perf_counter() - started, 3)})
-        newest = checkpoints.save(job.epoch, _state(job, history))
+        newest = _commit(job, history, checkpoints)
         _export(job, history, Path(folder))
         yield Event(kind="epoch", epoch=job.epoch, num_epochs=job.num_epochs, metrics=history.epochs[-1])
     _export(job, history, Path(folder))
@@ -240,18 +245,52 @@ def _fitting(job: Job) -> Generator[Metrics, None, None]:
         ) from error
 
 
+@contextmanager
+def held_by_first(group: Group, folder: str | Path) -> Iterator[None]:
+    """`held` by the first process for all. Raises WorkbookError in each where others work there."""
+    with ExitStack() as stack:
+        group.by_first(lambda: stack.enter_context(held(folder)))
+        yield
+
+
+def _commit(job: Job, history: History, checkpoints: Checkpoints) -> str:
+    """Save the state; the checkpoint's name. No process goes on before it is saved."""
+    return job.group.by_first(lambda: checkpoints.save(job.epoch, _state(job, history)))
+
+
 def _export(job: Job, history: History, folder: Path) -> None:
-    history.export(folder)
-    job.export(folder)
+    def write() -> None:
+        history.export(folder)
+        job.export(folder)
+
+    job.group.by_first(write)
 
 
 def _state(job: Job, history: History) -> dict[str, Any]:
     return {
         "settings": describe(job.settings()),
+        "processes": [job.group.size, job.group.synchronised],
         "job": job.state_dict(),
         "steps": history.steps,
         "epochs": history.epochs,
     }
+
+
+def other_processes(before: Sequence[Any], group: Group, batch_setting: str) -> list[str]:
+    """What it means that another number of processes goes on; nothing where the number is the same."""
+    (size, synchronised), now = before, group.size
+    if (size, synchronised) == (now, group.synchronised) or size == now == 1:
+        return []
+    counts = [f"{count} process{'es' if count > 1 else ''}" for count in (size, now)]
+    one = (synchronised or size == 1) and (group.synchronised or now == 1)
+    then = (
+        "batch norm knows the whole batch as before, so that the numbers stay the same up to rounding"
+        if one
+        else "batch norm takes the statistics of other shares of it, so that other numbers come out (--sync-batch-norm avoids that)"
+    )
+    return [
+        f"committed by {counts[0]}, goes on with {counts[1]}: a batch of {batch_setting} images is shared by all of them; {then}"
+    ]
 
 
 def _restore(job: Job, history: History, state: Mapping[str, Any]) -> None:
@@ -283,7 +322,7 @@ def _what_to_do(done: int) -> str:
 def _check_finite(metrics: Metrics, done: int) -> None:
     for name, value in metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise WorkbookError(f"{name} is {value} in epoch {done + 1}; {_what_to_do(done)}")
+            raise Everywhere(f"{name} is {value} in epoch {done + 1}; {_what_to_do(done)}")
 
 
 def read_history(folder: str | Path) -> History:

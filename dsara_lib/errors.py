@@ -11,6 +11,10 @@ class WorkbookError(ValueError):
     """Wrong input, told in one sentence. The command line prints it without a traceback."""
 
 
+class Everywhere(WorkbookError):
+    """Raised in each process of a group alike, so that one of them may tell it."""
+
+
 class InUse(WorkbookError):
     """Something else is at work there."""
 

@@ -17,6 +17,7 @@ import torch
 from .architecture import AnyBlueprint, Blueprint, Classifier, Genotype, blueprint_cost, match_channels, zoo
 from .attacks import make_attack
 from .data import DataSet, Split, load
+from .distributed import ALONE, Group
 from .errors import WorkbookError
 from .evaluation import Evaluation, Evaluator, Row, TransferMatrix, black_box, digest, load_evaluation, white_box
 from .presets import Preset, attacks_at, fit, make_preset
@@ -51,9 +52,9 @@ class Experiment:
         """Checkpoints, history and alphas of the search."""
         return self.run.path("search")
 
-    def searcher(self) -> Searcher:
+    def searcher(self, group: Group = ALONE) -> Searcher:
         """The search at its beginning; `run_epochs(searcher, search_folder)` takes it to where it stopped."""
-        return Searcher(self.data, self.preset.search, seed=self.seed, device=self.device)
+        return Searcher(self.data, self.preset.search, seed=self.seed, device=self.device, group=group)
 
     def genotype(self) -> Genotype:
         """What the search found. Raises FileNotFoundError where it has not ended."""
@@ -97,10 +98,10 @@ class Experiment:
         """Checkpoints and history of a training, and its `best/` and `last/`."""
         return self.run.path("networks", name)
 
-    def trainer(self, name: str) -> Trainer:
+    def trainer(self, name: str, group: Group = ALONE) -> Trainer:
         """The training of one of `networks_to_train`, or of any published architecture."""
         blueprint, config = self.published(name) if name in zoo.names() else self.networks_to_train()[name]
-        return Trainer(blueprint, self.data, config, seed=self.seed, device=self.device, name=name)
+        return Trainer(blueprint, self.data, config, seed=self.seed, device=self.device, name=name, group=group)
 
     def trained(self) -> dict[str, Path]:
         """Folder of the weights of each network trained so far: `best` of each, and `last` of the found one where it is another."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .architecture import Genotype
+    from .distributed import Group
     from .engine import Event
     from .experiment import Experiment
 
@@ -93,16 +94,22 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | list | dict | tuple)
 
 
-def follow(events: Generator[Event, None, None]) -> dict[str, Any]:
+def follow(events: Generator[Event, None, None], group: Group | None = None) -> dict[str, Any]:
     """Draw all events of a job, with a plain line for each epoch (and now and then within a long one); the last metrics.
 
-    Interrupted (Ctrl-C, the notebook's stop button, SIGTERM), it ends after the step under way, which is kept.
+    Interrupted (Ctrl-C, the notebook's stop button, SIGTERM), it ends after the step under way, which is kept. Of a group of
+    processes the first one speaks.
     """
+    from .distributed import ALONE
     from .engine import until_stopped
+
+    group = ALONE if group is None else group
 
     last: dict[str, Any] = {}
     spoken = time.monotonic()
-    for event in until_stopped(events):
+    for event in until_stopped(events, group):
+        if not group.is_first:
+            continue
         for warning in event.warnings:
             print("warning:", warning)
         if event.kind == "epoch":

@@ -26,6 +26,7 @@ from .attacks import PGD
 from .attacks.base import Attack, uniform_noise
 from .capture import Captured, Graphs, NoGraphs, graphs_on
 from .data import Augmentation, Batches, DataSet, Split, hold_out, unit_interval
+from .distributed import ALONE, Group
 from .engine import Metrics, Within, diverging, to_cpu
 from .errors import WorkbookError
 from .runs import describe, generator, read_json, seeded, write_atomically, write_json
@@ -140,8 +141,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
-def whole_batches(split: Split, batch_size: int, of: str) -> int:
-    """Batches of an epoch. Raises WorkbookError where there is not one."""
+def whole_batches(split: Split, batch_size: int, of: str, group: Group = ALONE) -> int:
+    """Batches of an epoch. Raises WorkbookError where there is not one, and where it has no image for some process."""
+    if batch_size < group.size:
+        raise WorkbookError(f"a batch of {batch_size} images cannot be shared by {group.size} processes; take fewer of them")
     if len(split) < batch_size:
         raise WorkbookError(
             f"{of} has {len(split)} images, fewer than one batch of {batch_size}; take more images or a smaller batch_size"
@@ -167,8 +170,12 @@ def measuring(
     batch_size: int,
     seed: int,
     inside: Callable[[], AbstractContextManager[object]] = nullcontext,
+    group: Group = ALONE,
 ) -> Generator[Metrics, None, Metrics]:
-    """`measure` batch by batch: yields nothing of note after each, and returns what was measured. `inside` is held around each."""
+    """`measure` batch by batch: yields nothing of note after each, and returns what was measured. `inside` is held around each.
+
+    The processes of a group share each batch.
+    """
     modes = [(module, module.training) for module in model.modules()]
     noise_from = generator("measure", seed)
     totals = {"natural_loss": 0.0, "natural_accuracy": 0.0, "adversarial_loss": 0.0, "adversarial_accuracy": 0.0}
@@ -178,16 +185,18 @@ def measuring(
             with inside():
                 images = unit_interval(split.images[start : start + batch_size])
                 labels = split.labels[start : start + batch_size]
-                attacked = attack(model, images, labels, noise=uniform_noise(images, noise_from))
-                for kind, shown in (("natural", images), ("adversarial", attacked)):
-                    logits = model(shown)
-                    totals[f"{kind}_loss"] += F.cross_entropy(logits, labels, reduction="sum").item()
-                    totals[f"{kind}_accuracy"] += (logits.argmax(dim=1) == labels).sum().item()
+                images, labels, noise = group.share(images, labels, uniform_noise(images, noise_from))
+                if len(labels):
+                    attacked = attack(model, images, labels, noise=noise)
+                    for kind, shown in (("natural", images), ("adversarial", attacked)):
+                        logits = model(shown)
+                        totals[f"{kind}_loss"] += F.cross_entropy(logits, labels, reduction="sum").item()
+                        totals[f"{kind}_accuracy"] += (logits.argmax(dim=1) == labels).sum().item()
             yield {}
     finally:
         for module, mode in modes:
             module.training = mode
-    return {name: total / len(split) for name, total in totals.items()}
+    return {name: total / len(split) for name, total in group.total(totals).items()}
 
 
 def cut_out(images: Float[Tensor, "n c h w"], size: int, noise_from: torch.Generator) -> Float[Tensor, "n c h w"]:
@@ -218,8 +227,13 @@ class Trainer:
         device: str | torch.device = "cpu",
         name: str | None = None,
         graphs: Graphs | None = None,
+        group: Group = ALONE,
     ):
-        """`graphs` replaces what records the parts of a step: by default CUDA graphs on a GPU; `NoGraphs()` for none."""
+        """`graphs` replaces what records the parts of a step: by default CUDA graphs on a GPU; `NoGraphs()` for none.
+
+        The processes of a `group` share each batch.
+        """
+        self.group = group
         if blueprint.num_classes != data.num_classes or blueprint.in_channels != data.channels:
             raise WorkbookError(
                 f"the network takes {blueprint.in_channels} channels and {blueprint.num_classes} classes; "
@@ -231,7 +245,7 @@ class Trainer:
         self.device = torch.device(device)
         kept, held = hold_out(data.train, config.held_out, generator("hold-out", seed))
         self.train, self.held_out = kept.to(self.device), held.to(self.device)
-        self.num_batches = whole_batches(self.train, config.batch_size, "the training set")
+        self.num_batches = whole_batches(self.train, config.batch_size, "the training set", group)
         self.augmentation = Augmentation(crop_padding=data.crop_padding, flip=data.flip)
         self.noise_from = generator("training", seed)
         with seeded("weights", seed):
@@ -254,7 +268,10 @@ class Trainer:
             graphs = NoGraphs()  # it asks after each step which images are left
         elif graphs is None:
             graphs = graphs_on(self.device)
-        self._replay_craft, self._replay_gradients = (Captured(f, self.device, graphs) for f in (self.craft, self.gradients))
+        self._replay_craft = Captured(self.craft, self.device, graphs)
+        # What processes tell each other within a pass is not recorded.
+        together = group.synchronised and group.size > 1
+        self._replay_gradients = Captured(self.gradients, self.device, NoGraphs() if together else graphs)
 
     def run_epoch(self) -> Iterator[Metrics]:
         """One pass over the kept training images, then the held-out measurement."""
@@ -277,7 +294,7 @@ class Trainer:
                 **metrics,
             }
         size = max(self.config.batch_size, 128)
-        held = yield from measuring(self.network, self.held_out, self.config.held_out_attack, size, self.seed)
+        held = yield from measuring(self.network, self.held_out, self.config.held_out_attack, size, self.seed, group=self.group)
         rate, sums, self._within = self._rate(self.num_batches - 1), within.sums, None
         self.epoch += 1
         # Naturally trained networks have no adversarial accuracy to choose by.
@@ -302,15 +319,21 @@ class Trainer:
         return self.config.learning_rate * self.config.schedule(self.epoch + index / self.num_batches, self.num_epochs)
 
     def step(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], index: int) -> Metrics:
-        """Craft in evaluation mode, then one step of the weights in training mode."""
+        """Craft in evaluation mode, then one step of the weights in training mode. Each process takes its share of the batch."""
         self.network.train()
+        total, kind = len(images), "natural"
         if self.config.cutout:
             images = cut_out(images, self.config.cutout, self.noise_from)
-        kind = "natural"
         if self.config.attack is not None:
-            images, kind = self._replay_craft(images, labels, uniform_noise(images, self.noise_from)), "adversarial"
+            images, labels, noise = self.group.share(images, labels, uniform_noise(images, self.noise_from))
+            images, kind = self._replay_craft(images, labels, noise), "adversarial"
+        else:
+            images, labels = self.group.share(images, labels)
         with self._drawing(index):
-            measured, *gradients = self._replay_gradients(images, labels)
+            found = self._replay_gradients(images, labels)
+        measured, *gradients = self.group.mean(found, total)
+        if not self.group.synchronised:
+            self.group.align(list(self.network.buffers()), total)
         apply_gradients(self.optimizer, self.weights, tuple(gradients), self.config.gradient_clip)
         loss, right = measured.tolist()
         return {f"train/{kind}_loss": loss, f"train/{kind}_accuracy": right}
@@ -327,7 +350,8 @@ class Trainer:
 
     def gradients(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> tuple[Tensor, ...]:
         """Loss and accuracy in one tensor, and the gradient of each weight; batch-norm statistics move once."""
-        logits, second = self.network.forward_with_auxiliary(images)
+        with self.group.normalising():
+            logits, second = self.network.forward_with_auxiliary(images)
         loss = total = F.cross_entropy(logits, labels)
         if second is not None:
             total = loss + self.config.auxiliary_weight * F.cross_entropy(second, labels)
@@ -361,7 +385,8 @@ class Trainer:
 
     def _drawing(self, index: int) -> AbstractContextManager[None]:
         """Drop path draws from torch's own generator; seeded by the step, it repeats after a restart."""
-        return seeded("drop-path", self.seed, index, device=self.device) if self.blueprint.drop_path else nullcontext()
+        rank = [self.group.rank] if self.group.rank else []  # else each process would drop alike
+        return seeded("drop-path", self.seed, index, *rank, device=self.device) if self.blueprint.drop_path else nullcontext()
 
     def epoch_metrics(self) -> Metrics:
         """Means over the steps, and the held-out measurement."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 from toys import bits
 
+from dsara_lib.distributed import ALONE
 from dsara_lib.engine import Event, History, Metrics, Within, read_history, run_epochs, to_cpu
 from dsara_lib.errors import WorkbookError
 from dsara_lib.runs import Checkpoints
@@ -24,6 +25,7 @@ class Walk:
 
     commits_steps = False
     batch_setting = "walk.batch_size"
+    group = ALONE
 
     def __init__(self, size: float = 1.0, nan_at: tuple[int, int | None] | None = None):
         self.size, self.nan_at = size, nan_at

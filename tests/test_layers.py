@@ -20,6 +20,7 @@ FLOORS = {
     "errors": 0,
     "shapes": 0,
     "capture": 1,
+    "distributed": 1,
     "runs": 1,
     "image_files": 1,
     "paper": 2,
@@ -41,8 +42,9 @@ FLOORS = {
     "bench": 8,
     "sweep": 8,
     "panel": 9,
-    "cli": 9,
-    "__main__": 10,
+    "steps": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 SHOWS = {"legend", "drawing", "plots"}
 COMPUTES = {unit for unit, floor in FLOORS.items() if floor <= 5} - SHOWS

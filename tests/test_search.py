@@ -731,7 +731,7 @@ def test_the_hessian_vector_product_equals_exact_autograd(small_shift, operation
     slopes = torch.autograd.grad(F.cross_entropy(net(images), labels), weights, create_graph=True)
     along = torch.stack([(slope * v).sum() for slope, v in zip(slopes, vector, strict=True)]).sum()
     expected = flat(torch.autograd.grad(along, alphas))
-    found = searcher.hessian_vector(images, labels, [w.detach().clone() for w in weights], vector)
+    found = searcher.hessian_vector(images, labels, [w.detach().clone() for w in weights], vector, len(images))
     assert (found - expected).norm() < 1e-4 * expected.norm() and expected.norm() > 0
 
 

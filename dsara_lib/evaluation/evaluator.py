@@ -27,6 +27,7 @@ from ..attacks import PGD, Attack, AutoAttack
 from ..attacks.base import check_images, check_logits, check_range
 from ..attacks.draws import Draws
 from ..data import Split, unit_interval
+from ..distributed import ALONE
 from ..engine import Metrics
 from ..errors import WorkbookError, unknown
 from ..runs import describe
@@ -105,6 +106,7 @@ class Evaluator:
 
     commits_steps = False  # an epoch is one batch, which is nothing until it is whole
     batch_setting = "evaluation.batch_size"
+    group = ALONE
 
     def __init__(
         self,

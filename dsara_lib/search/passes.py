@@ -19,6 +19,7 @@ from ..architecture import Supernet
 from ..architecture.gpu import trouble
 from ..attacks import PGD
 from ..capture import Captured, Graphs, NoGraphs, at_precision, autocast, graphs_on, precision_of, rounding
+from ..distributed import ALONE, Group
 from ..shapes import Float, Int
 from ..training import accuracy, laid_out_like
 from .objectives import Loss, Objective, cross_entropy
@@ -38,7 +39,9 @@ class Passes:
         precision: str = "float32",
         device: str | torch.device = "cpu",
         graphs: Graphs | None = None,
+        group: Group = ALONE,
     ):
+        self.group = group
         self.supernet, self.attack, self.precision, self.device = supernet, attack, precision, torch.device(device)
         self.weights, self.alphas = list(supernet.weights()), list(supernet.alphas.values())
         if attack.early_stop:
@@ -47,11 +50,12 @@ class Passes:
             graphs = graphs_on(self.device)
         self._kernels: bool | None = None  # whether they are to be used; not known yet
         self.craft = Captured(self._craft, self.device, graphs)
-        self.weights_gradients = Captured(self._weights_gradients, self.device, graphs)
-        self.alphas_gradient = Captured(self._alphas_gradient, self.device, graphs)
         self.judge = Captured(self._judge, self.device, graphs)
+        # What processes tell each other within a pass is not recorded.
+        self._graphs = NoGraphs() if group.synchronised and group.size > 1 else graphs
+        self.weights_gradients = Captured(self._weights_gradients, self.device, self._graphs)
+        self.alphas_gradient = Captured(self._alphas_gradient, self.device, self._graphs)
         self._by_loss: dict[Loss, Captured] = {cross_entropy: self.alphas_gradient}
-        self._graphs = graphs
 
     def _craft(
         self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], noise: Float[Tensor, "n c h w"]
@@ -76,7 +80,7 @@ class Passes:
 
     def _weights_gradients(self, attacked: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> tuple[Tensor, ...]:
         """Loss, accuracy, and the gradient of each of the weights. Batch-norm statistics move once."""
-        with self.rounding(), without_gradients(self.alphas):
+        with self.training(), without_gradients(self.alphas):
             logits = self.training_logits(attacked)
             loss = F.cross_entropy(logits, labels)
             gradients = torch.autograd.grad(loss, self.weights)
@@ -86,7 +90,7 @@ class Passes:
         self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"], loss: Loss = cross_entropy
     ) -> tuple[Tensor, ...]:
         """Loss, accuracy where the loss has one, and the gradient of all alphas [parameters] on natural or attacked images."""
-        with self.rounding(), without_gradients(self.weights):
+        with self.training(), without_gradients(self.weights):
             found, *accuracies = loss(self.supernet, self.precision, images, labels)
             return found.detach(), *accuracies, flat(torch.autograd.grad(found, self.alphas))
 
@@ -117,6 +121,12 @@ class Passes:
     def rounding(self) -> AbstractContextManager[None]:
         """To be held around passes: what a GPU may round."""
         return rounding(self.precision, self.device)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """To be held around passes in training mode: `rounding`, and whose statistics batch norm takes."""
+        with self.rounding(), self.group.normalising():
+            yield
 
     def replayed_attack(
         self,

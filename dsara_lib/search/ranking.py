@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..architecture import Supernet
 from ..attacks.base import uniform_noise
 from ..data import Batches, Split, unit_interval
+from ..distributed import ALONE, Group
 from ..engine import COMMIT, Metrics
 from ..errors import WorkbookError
 from ..runs import generator
@@ -78,7 +79,9 @@ class PathScores:
         batch_size: int,
         recalibration: int,
         seed: int,
+        group: Group = ALONE,
     ):
+        self.group = group
         assert supernet.restricted
         self.supernet, self.passes, self.seed, self.batch_size = supernet, passes, seed, batch_size
         self.weights_half, self.validation, self.recalibration = weights_half, validation, recalibration
@@ -91,7 +94,7 @@ class PathScores:
             folded = self.passes.folded()
         attack: Any = self.passes.replayed_attack if self.passes.records else self.passes.attack
         inside = partial(self.at, path, statistics)
-        return (yield from measuring(folded, self.validation, attack, self.batch_size, self.seed, inside))
+        return (yield from measuring(folded, self.validation, attack, self.batch_size, self.seed, inside, self.group))
 
     def flow_distance(self, path: Allowed) -> float:
         """How much an attack changes the flow of solution through the last cell: mean over one batch of images.
@@ -104,7 +107,8 @@ class PathScores:
         with self.at(path, self.statistics(path)), torch.no_grad():
             attacked = self.passes.craft(images, labels, noise).clone()
             change = self.flow(attacked) - self.flow(images)
-        return change.double().square().sum(dim=(1, 2)).mean().item()
+        distance = change.double().square().sum(dim=(1, 2)).mean().item()
+        return self.group.by_first(lambda: distance)  # another rounding would order the paths otherwise
 
     def flow(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n inputs outputs"]:
         """The matrix of each image in evaluation mode."""

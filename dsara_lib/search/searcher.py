@@ -23,6 +23,7 @@ from ..architecture import Genotype, SearchSpace, Supernet
 from ..attacks.base import uniform_noise
 from ..capture import Graphs
 from ..data import Augmentation, Batches, DataSet, halves
+from ..distributed import ALONE, Group
 from ..engine import COMMIT, Metrics, Within, diverging, to_cpu
 from ..errors import WorkbookError
 from ..runs import describe, generator, seeded, write_atomically, write_jsonl
@@ -57,15 +58,20 @@ class Searcher:
         seed: int = 0,
         device: str | torch.device = "cpu",
         graphs: Graphs | None = None,
+        group: Group = ALONE,
     ):
-        """`graphs` replaces what records the parts of a step: by default CUDA graphs on a GPU; `NoGraphs()` for none."""
+        """`graphs` replaces what records the parts of a step: by default CUDA graphs on a GPU; `NoGraphs()` for none.
+
+        The processes of a `group` share each batch.
+        """
+        self.group = group
         self.config, self.seed, self.data_name = config, seed, data.name
         self.device = torch.device(device)
         weights_half, alphas_half = halves(data.train, generator("halves", seed))
         self.weights_half, self.alphas_half = weights_half.to(self.device), alphas_half.to(self.device)
         self.num_batches = min(
-            whole_batches(self.weights_half, config.batch_size, "the weights' half"),
-            whole_batches(self.alphas_half, config.batch_size, "the alphas' half"),
+            whole_batches(self.weights_half, config.batch_size, "the weights' half", group),
+            whole_batches(self.alphas_half, config.batch_size, "the alphas' half", group),
         )
         shown = torch.randperm(len(alphas_half), generator=generator("validation", seed))[: config.validation_images]
         self.validation = alphas_half.subset(shown).to(self.device)
@@ -101,7 +107,14 @@ class Searcher:
                 in_channels=in_channels,
             )
         self.supernet = supernet.to(self.device)
-        self.passes = Passes(self.supernet, config.attack, precision=config.precision, device=self.device, graphs=self._graphs)
+        self.passes = Passes(
+            self.supernet,
+            config.attack,
+            precision=config.precision,
+            device=self.device,
+            graphs=self._graphs,
+            group=self.group,
+        )
         self.weights, self.alphas = self.passes.weights, self.passes.alphas
         self.weights_optimizer = torch.optim.SGD(
             self.weights, lr=config.weights_lr, momentum=config.momentum, weight_decay=config.weight_decay
@@ -154,9 +167,13 @@ class Searcher:
         self._draw()
         if self.config.alphas_first:
             architecture = self.step_architecture(*alphas_batch, weights_batch)
-            return read(self.step_weights(*weights_batch)) | architecture
-        unread = self.step_weights(*weights_batch)
-        return self.step_architecture(*alphas_batch, weights_batch, unread)
+            metrics = read(self.step_weights(*weights_batch)) | architecture
+        else:
+            unread = self.step_weights(*weights_batch)
+            metrics = self.step_architecture(*alphas_batch, weights_batch, unread)
+        if not self.group.synchronised:
+            self.group.align(list(self.supernet.buffers()), self.config.batch_size)
+        return metrics
 
     def _draw(self) -> None:
         """What is random of the supernet in the next step: its path, and which identities are dropped."""
@@ -171,7 +188,8 @@ class Searcher:
 
     def step_weights(self, images: Float[Tensor, "n c h w"], labels: Int[Tensor, " n"]) -> Scalars:
         """Minimise the adversarial loss on a batch of the weights' half."""
-        loss, right, *gradients = self.passes.weights_gradients(self._shown(ADVERSARIAL, images, labels), labels)
+        found = self.passes.weights_gradients(*self._shown(ADVERSARIAL, images, labels))
+        loss, right, *gradients = self.group.mean(found, len(images))
         measured = {"train/adversarial_loss": loss.clone(), "train/adversarial_accuracy": right.clone()}
         apply_gradients(self.weights_optimizer, self.weights, tuple(gradients), self.config.gradient_clip)
         return measured
@@ -222,26 +240,28 @@ class Searcher:
         space, steps = self.config.space, self.config.stages[number - 1].epochs * self.num_batches
         memory = self.memories.get(number)
         memory = level.start(space, self.allowed) if memory is None else memory
-        loss, right = self.passes.judge(self._shown(ADVERSARIAL, images, labels), labels)
+        loss, right = self.group.mean(self.passes.judge(*self._shown(ADVERSARIAL, images, labels)), len(images))
         metrics = read((unread or {}) | _told(ADVERSARIAL, loss.clone(), right.clone()))
         reward = metrics[f"validation/{ADVERSARIAL}_accuracy"]
         self.memories[number] = level.learn(space, self.allowed, memory, self.path, reward, steps)
         self._set_alphas(level.alphas(space, self.memories[number]))
         return metrics
 
-    def _shown(self, objective: str, images: Tensor, labels: Tensor) -> Tensor:
-        """The images on which an objective's loss is taken."""
+    def _shown(self, objective: str, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The images on which an objective's loss is taken, and their labels: of a batch what is this process's."""
         if OBJECTIVES[objective].attacked:
-            return self.passes.craft(images, labels, uniform_noise(images, self.noise_from))
-        return images
+            images, labels, noise = self.group.share(images, labels, uniform_noise(images, self.noise_from))
+            return self.passes.craft(images, labels, noise), labels
+        images, labels = self.group.share(images, labels)
+        return images, labels
 
     def _jacobian(self, level: UpperLevel, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Scalars]:
         """Gradients of each objective with respect to all alphas at the present weights (first order)."""
         rows, losses, measured = [], [], Scalars()
         for objective in level.objectives:
+            found = self.passes.objective_gradient(OBJECTIVES[objective])(*self._shown(objective, images, labels))
             # Clones, because the next objective overwrites them.
-            found = self.passes.objective_gradient(OBJECTIVES[objective])(self._shown(objective, images, labels), labels)
-            loss, *right, row = (each.clone() for each in found)
+            loss, *right, row = (each.clone() for each in self.group.mean(found, len(images)))
             rows.append(row)
             losses.append(loss)
             measured |= _told(objective, loss, *right)
@@ -255,28 +275,32 @@ class Searcher:
         d L_val(w', a)/da = partial_a L_val - lr * d2 L_train/(da dw) . grad_w' L_val, the product by central differences as in
         DARTS. Weights and batch-norm statistics are found afterwards as they were.
         """
-        attacked = self._shown(ADVERSARIAL, train_images, train_labels).clone()
+        attacked, train_labels = (each.clone() for each in self._shown(ADVERSARIAL, train_images, train_labels))
+        total = len(train_images)
         buffers = [buffer.clone() for buffer in self.supernet.buffers()]
         here = [weight.detach().clone() for weight in self.weights]
         rate = self.weights_optimizer.param_groups[0]["lr"]
         rows, losses, measured = [], [], Scalars()
         try:
-            with self.passes.rounding():
+            with self.passes.training():
                 loss = F.cross_entropy(self.passes.training_logits(attacked), train_labels)
-                ahead = self._unrolled(here, torch.autograd.grad(loss, self.weights), rate)
+                gradients = self.group.mean(torch.autograd.grad(loss, self.weights), total)
+            ahead = self._unrolled(here, gradients, rate)
             for objective in level.objectives:
                 self._set_weights(ahead)
                 shown = self._shown(objective, images, labels)
-                with self.passes.rounding():
-                    loss, *right = OBJECTIVES[objective].loss(self.supernet, self.config.precision, shown, labels)
+                with self.passes.training():
+                    loss, *right = OBJECTIVES[objective].loss(self.supernet, self.config.precision, *shown)
                     found = torch.autograd.grad(loss, [*self.alphas, *self.weights], allow_unused=True)
                 row, slopes = flat(found[: len(self.alphas)]), found[len(self.alphas) :]
-                if any(slope is not None for slope in slopes):  # not the cost, which no weight changes
-                    vector = [torch.zeros_like(w) if slope is None else slope for w, slope in zip(here, slopes, strict=True)]
-                    row = row - rate * self.hessian_vector(attacked, train_labels, here, vector)
+                depends = any(slope is not None for slope in slopes)  # not the cost, which no weight changes
+                vector = [torch.zeros_like(w) if slope is None else slope for w, slope in zip(here, slopes, strict=True)]
+                (loss, *right), row, vector = self._averaged([loss, *right], row, vector, len(images))
+                if depends:
+                    row = row - rate * self.hessian_vector(attacked, train_labels, here, vector, total)
                 rows.append(row)
-                losses.append(loss.detach())
-                measured |= _told(objective, loss.detach(), *right)
+                losses.append(loss)
+                measured |= _told(objective, loss, *right)
         finally:
             self._set_weights(here)
             with torch.no_grad():
@@ -285,17 +309,28 @@ class Searcher:
         return torch.stack(rows), torch.stack(losses), measured
 
     def hessian_vector(
-        self, images: Tensor, labels: Tensor, weights: Sequence[Tensor], vector: Sequence[Tensor]
+        self, images: Tensor, labels: Tensor, weights: Sequence[Tensor], vector: Sequence[Tensor], total: int
     ) -> Float[Tensor, " parameters"]:
-        """d2 L_train/(da dw) . vector at `weights`, by central differences of the alphas' gradient; leaves weights shifted."""
+        """d2 L_train/(da dw) . vector at `weights`, by central differences of the alphas' gradient; leaves weights shifted.
+
+        `images` are this process's share of a batch of `total`.
+        """
         radius = SHIFT / flat(vector).norm().clamp_min(1e-12)
         sides = []
         for sign in (1, -1):
             self._set_weights([w + sign * radius * v for w, v in zip(weights, vector, strict=True)])
-            with self.passes.rounding():
+            with self.passes.training():
                 loss = F.cross_entropy(self.passes.training_logits(images), labels)
-                sides.append(flat(torch.autograd.grad(loss, self.alphas)))
+                sides += self.group.mean([flat(torch.autograd.grad(loss, self.alphas))], total)
         return (sides[0] - sides[1]) / (2 * radius)
+
+    def _averaged(
+        self, measured: list[Tensor], row: Tensor, vector: list[Tensor], total: int
+    ) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+        """Means over the processes, of tensors without a graph."""
+        means = self.group.mean([*(each.detach() for each in measured), row, *vector], total)
+        count = len(measured)
+        return means[:count], means[count], means[count + 1 :]
 
     def _unrolled(self, here: Sequence[Tensor], gradients: Sequence[Tensor], rate: float) -> list[Tensor]:
         """Where the next SGD step would lead: momentum and weight decay as the optimizer has them."""
@@ -370,7 +405,11 @@ class Searcher:
         attack: Any = self.passes.replayed_attack if self.passes.num_graphs else self.config.attack
         with torch.no_grad(), self.passes.rounding():
             folded = self.passes.folded()
-        return (yield from measuring(folded, self.validation, attack, self.config.batch_size, self.seed, self.passes.rounding))
+        return (
+            yield from measuring(
+                folded, self.validation, attack, self.config.batch_size, self.seed, self.passes.rounding, self.group
+            )
+        )
 
     def _path_scores(self) -> PathScores:
         rule = self.config.selection
@@ -382,6 +421,7 @@ class Searcher:
             batch_size=self.config.batch_size,
             recalibration=rule.recalibration if isinstance(rule, Ranking) else Ranking.recalibration,
             seed=self.seed,
+            group=self.group,
         )
 
     def _ranking(self, rule: Ranking) -> Generator[Metrics, None, Metrics]:

@@ -1,0 +1,77 @@
+"""Search and trainings without their notebooks: in one process, or in several that torchrun has started.
+
+They leave in the run folder what notebooks 02 and 03 leave, which then only read it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .distributed import joined
+from .engine import run_epochs
+from .errors import WorkbookError, unknown
+from .experiment import Experiment, find_experiment, open_experiment
+from .notebooks import follow
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS_TO_STOP = 120.0  # for the step under way and its commit
+
+
+def search(run: str, *, device: str = "auto", sync_batch_norm: bool = False, **opening: Any) -> Experiment:
+    """Search to the end, or go on; `opening` is what `open_experiment` takes. Raises WorkbookError."""
+    with joined(device, synchronised=sync_batch_norm) as (group, own_device):
+        experiment = group.after_first(lambda: open_experiment(run, device=own_device, **opening))
+        experiment.use_its_threads()
+        follow(run_epochs(experiment.searcher(group), experiment.search_folder), group)
+        return experiment
+
+
+def train(
+    run: str,
+    *,
+    networks: Sequence[str] = (),
+    device: str = "auto",
+    sync_batch_norm: bool = False,
+    results: str | Path = "results",
+    data_root: str | Path = "data",
+) -> Experiment:
+    """Train what a run's search found and what stands beside it (all, or those named), or go on. Raises WorkbookError."""
+    with joined(device, synchronised=sync_batch_norm) as (group, own_device):
+        places = {"results": results, "data_root": data_root}
+        experiment = group.after_first(lambda: find_experiment(run, device=own_device, **places))
+        experiment.use_its_threads()
+        planned = list(experiment.networks_to_train())
+        for name in networks or planned:
+            if name not in planned:
+                raise unknown("network of this run", name, planned)
+            if group.is_first:
+                print(name, flush=True)
+            follow(run_epochs(experiment.trainer(name, group), experiment.network_folder(name)), group)
+        return experiment
+
+
+def in_processes(count: int, arguments: Sequence[str]) -> None:
+    """A command of `dsara_lib` in so many processes on this machine, each with a GPU of its own where there are any.
+
+    A signal that asks for an end is passed on, and what it keeps is waited for. Raises WorkbookError where the command fails.
+    """
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "--max-restarts=1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    # In a session of its own: Ctrl-C would else reach each process twice, from the terminal and from torchrun.
+    process = subprocess.Popen([*launcher, "-m", "dsara_lib", *arguments], env=environment, start_new_session=True)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt as stopped:
+        process.send_signal(getattr(stopped, "number", signal.SIGINT))
+        process.wait(SECONDS_TO_STOP)
+        raise
+    finally:
+        process.kill()
+    if code:
+        raise WorkbookError(f"{arguments[0]} in {count} processes ended with exit status {code}; what they said stands above")
