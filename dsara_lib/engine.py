@@ -22,9 +22,9 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from .errors import NotFinite, Stopped, WorkbookError
-from .runs import Checkpoints, describe, differences, held, read_jsonl, write_jsonl
+from .history import History, Metrics
+from .runs import Checkpoints, describe, differences, held
 
-Metrics = dict[str, Any]
 Batch = TypeVar("Batch")
 COMMIT: Metrics = {}  # what a job yields within an epoch where its state is whole and much would be lost
 
@@ -83,19 +83,6 @@ class Event:
     def __str__(self) -> str:
         shown = " · ".join(f"{key} {value:.4g}" for key, value in self.metrics.items() if isinstance(value, float))
         return f"{self.kind} {self.epoch}/{self.num_epochs}" + (f" · {shown}" if shown else "")
-
-
-@dataclass(kw_only=True)
-class History:
-    """The steps and epochs of a job so far; part of its checkpoint, so that one write commits both."""
-
-    steps: list[Metrics] = field(default_factory=list)
-    epochs: list[Metrics] = field(default_factory=list)
-
-    def export(self, folder: Path) -> None:
-        """Write history.jsonl (steps) and epochs.jsonl."""
-        write_jsonl(folder / "history.jsonl", self.steps)
-        write_jsonl(folder / "epochs.jsonl", self.epochs)
 
 
 class Within:
@@ -189,10 +176,11 @@ def begin(job: Job, folder: str | Path, history: History) -> Event | None:
     checkpoints = Checkpoints(Path(folder))
     state, warnings = checkpoints.load()
     if state is not None:
-        _restore(job, history, state)
+        warnings += _restore(job, history, state, checkpoints.folder)
         return Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
     # Committed before the first step, so that a job stopped within its first epoch also goes on from where it began.
-    checkpoints.save(job.epoch, _state(job, history))
+    history.begin(checkpoints.folder)
+    _commit(checkpoints, job, history)
     if not warnings:
         return None
     warnings.append("no whole checkpoint is left; starting anew")
@@ -208,21 +196,21 @@ def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, No
         for metrics in _fitting(job):
             _check_finite(metrics, done)
             if metrics is COMMIT:
-                newest = checkpoints.save(job.epoch, _state(job, history))
+                newest = _commit(checkpoints, job, history)
             if metrics:
-                history.steps.append(metrics)
+                history.add(metrics)
             event = Event(kind="step" if metrics else "measuring", epoch=job.epoch, num_epochs=job.num_epochs, metrics=metrics)
             try:
                 yield event
             except GeneratorExit:
                 # A loop that was left standing may be closed long after another has gone on in its folder.
                 if job.commits_steps and checkpoints.newest == newest:
-                    checkpoints.save(job.epoch, _state(job, history))
+                    _commit(checkpoints, job, history)
                 raise
         epoch_metrics = job.epoch_metrics()
         _check_finite(epoch_metrics, done)
-        history.epochs.append(epoch_metrics | {"seconds": round(time.perf_counter() - started, 3)})
-        newest = checkpoints.save(job.epoch, _state(job, history))
+        history.end_epoch(epoch_metrics | {"seconds": round(time.perf_counter() - started, 3)})
+        newest = _commit(checkpoints, job, history)
         _export(job, history, Path(folder))
         yield Event(kind="epoch", epoch=job.epoch, num_epochs=job.num_epochs, metrics=history.epochs[-1])
     _export(job, history, Path(folder))
@@ -245,17 +233,18 @@ def _export(job: Job, history: History, folder: Path) -> None:
     job.export(folder)
 
 
+def _commit(checkpoints: Checkpoints, job: Job, history: History) -> str:
+    """The steps first, then the state that says how far they reach: of a job killed between the two, the next start cuts them."""
+    history.commit()
+    return checkpoints.save(job.epoch, _state(job, history))
+
+
 def _state(job: Job, history: History) -> dict[str, Any]:
-    return {
-        "settings": describe(job.settings()),
-        "job": job.state_dict(),
-        "steps": history.steps,
-        "epochs": history.epochs,
-    }
+    return {"settings": describe(job.settings()), "job": job.state_dict(), **history.state_dict()}
 
 
-def _restore(job: Job, history: History, state: Mapping[str, Any]) -> None:
-    if not {"settings", "job", "steps", "epochs"} <= set(state):
+def _restore(job: Job, history: History, state: Mapping[str, Any], folder: Path) -> list[str]:
+    if not ({"settings", "job"} <= set(state) and History.is_state(state)):
         raise WorkbookError("the checkpoint holds no job state; delete it or choose another run name")
     changed = differences(state["settings"], describe(job.settings()))
     if changed:
@@ -264,7 +253,7 @@ def _restore(job: Job, history: History, state: Mapping[str, Any]) -> None:
             "give the same settings or another run name"
         )
     job.load_state_dict(state["job"])
-    history.steps[:], history.epochs[:] = state["steps"], state["epochs"]
+    return history.restore(folder, state)
 
 
 @contextmanager
@@ -284,12 +273,6 @@ def _check_finite(metrics: Metrics, done: int) -> None:
     for name, value in metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise WorkbookError(f"{name} is {value} in epoch {done + 1}; {_what_to_do(done)}")
-
-
-def read_history(folder: str | Path) -> History:
-    """The history that `run_epochs` exported. Raises FileNotFoundError or WorkbookError."""
-    folder = Path(folder)
-    return History(steps=read_jsonl(folder / "history.jsonl"), epochs=read_jsonl(folder / "epochs.jsonl"))
 
 
 def to_cpu(value: Any) -> Any:

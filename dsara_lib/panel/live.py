@@ -13,7 +13,7 @@ from typing import Any
 import ipywidgets as widgets
 from IPython.display import display
 
-from ..engine import History
+from ..history import History
 from ..errors import WorkbookError
 from .control import Controller, State, Work
 from .pictures import heading, page, problem, progress
@@ -169,7 +169,7 @@ class Panel:
         )
         parts = [progress(state.share, words + again), problem(state.error)]
         for name, work in self.control.work.items():
-            if name == state.name or work.history.steps:
+            if name == state.name or work.history.num_steps:
                 drawn = self.view.draw(state, work, self.control.seen, None)
                 parts += [heading(name)] * (num_jobs > 1) + [drawn[part] for part in self.view.parts]
         return {"text/html": page(*parts), "text/plain": words}
