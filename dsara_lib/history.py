@@ -342,12 +342,14 @@ class Finder:
         for _ in range(TRIES):
             start, lines = self.around(int(place))
             index = number - self.number_of(lines[0])
-            if 0 <= index < len(lines) and self.number_of(lines[index]) == number:
-                at = start + sum(map(len, lines[:index]))
+            if 0 <= index < len(lines):
+                row, at = parsed_row(lines[index], self.path, number + 1), start + sum(map(len, lines[:index]))
+                if row.get("step") != number:
+                    break
                 if number > self.number:
                     self.length = (at - self.place) / (number - self.number)
                 self.number, self.place = number, at
-                return parsed_row(lines[index], self.path, number + 1)
+                return row
             place = start + index * sum(map(len, lines)) / len(lines)
         raise WorkbookError(f"{self.path}: step {number} is not where its number says")
 
