@@ -92,12 +92,17 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("count", [1, 8, 9, 100, 1000, 1001])
 def test_steps_found_by_seeking_are_those_of_a_reader_of_all(tmp_path: Path, few: None, count: int) -> None:
-    rows = [{"step": i, "loss": i / 7, **({"gamma": 1 / (i + 1), "more": "x" * (i % 50)} if i > count / 2 else {})} for i in range(count)]
+    rows = [
+        {"step": i, "loss": i / 7, **({"gamma": 1 / (i + 1), "more": "x" * (i % 50)} if i > count / 2 else {})}
+        for i in range(count)
+    ]
     path, held = written(tmp_path / "history.jsonl", rows), Sample[Any]()
     for row in rows:
         held.add(row)
     assert sought(path) == streamed(path) == sample_of(path, count) == held
-    assert list(read_steps(tmp_path)) == rows and len(list(read_steps(tmp_path, having="gamma"))) == sum("gamma" in row for row in rows)
+    assert list(read_steps(tmp_path)) == rows and len(list(read_steps(tmp_path, having="gamma"))) == sum(
+        "gamma" in row for row in rows
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,7 +124,7 @@ def test_a_line_that_is_being_written_is_left_out_and_a_damaged_one_is_named(tmp
         file.write(b'{"step": 2, "lo')
     assert [row["step"] for row in streamed(path).rows] == [row["step"] for row in read_steps(tmp_path)] == [0, 1]
     path.write_bytes(b'{"step": 0}\n{"st\n{"step": 2}\n')
-    with pytest.raises(WorkbookError, match="history.jsonl, line 2 is not valid JSON"):
+    with pytest.raises(WorkbookError, match=r"history\.jsonl, line 2 is not valid JSON"):
         streamed(path)
 
 

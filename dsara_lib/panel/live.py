@@ -13,8 +13,8 @@ from typing import Any
 import ipywidgets as widgets
 from IPython.display import display
 
-from ..history import History
 from ..errors import WorkbookError
+from ..history import History
 from .control import Controller, State, Work
 from .pictures import heading, page, problem, progress
 from .views import View, view_of

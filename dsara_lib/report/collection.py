@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,11 +19,11 @@ from typing import Any
 from .. import paper
 from ..architecture import Cost, blueprint_cost, blueprint_from_dict, zoo
 from ..data import eps_text
-from ..engine import History, read_history
 from ..errors import WorkbookError
 from ..evaluation import Evaluation, TransferMatrix, load_evaluation, load_transfer_matrix
 from ..runs import Run, RunStore
 from ..training import load_card
+from .descent import counted
 
 FOUND, ATTACK = "found", "PGD20"
 PAPERS_OWN = ("dsara", "adversarial-darts")  # variants by other names that are rows of Tables 4 and 5
@@ -129,12 +130,11 @@ class Transfer:
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """The steps of one search, and its upper levels as its settings have them."""
+    """One search, and what its steps say of MGDA's promise."""
 
     run: str
     seed: int
-    stages: tuple[Mapping[str, Any], ...]
-    history: History
+    descent: Counter[str]
 
 
 @dataclass(kw_only=True)
@@ -238,8 +238,8 @@ def _read_transfer(collection: Collection, run: Run, settings: Mapping[str, Any]
 
 def _read_search(collection: Collection, run: Run, settings: Mapping[str, Any]) -> None:
     stages = tuple(stage["upper_level"] for stage in settings["preset"]["search"]["stages"])
-    history = read_history(run.path("search"))
-    collection.searches.append(Searched(run=run.name, seed=int(settings["seed"]), stages=stages, history=history))
+    descent = counted(run.path("search"), stages)
+    collection.searches.append(Searched(run=run.name, seed=int(settings["seed"]), descent=descent))
 
 
 def _count_seeds_once(collection: Collection) -> None:
