@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from . import __version__
-from .errors import InUse, WorkbookError
+from .errors import InUse, WorkbookError, few_of
 
 SCHEMA = 1
 KEEP = 2  # checkpoints kept: the newest and the one to fall back to
@@ -345,10 +345,10 @@ class RunStore:
         return run
 
     def find(self, name: str) -> Run:
-        """An existing run. Raises FileNotFoundError that lists those there are."""
+        """An existing run. Raises FileNotFoundError that lists those there are, of many the nearest."""
         run = Run(Path(self.root) / name)
         if not RUN_NAME.fullmatch(name) or not run.path("run.json").is_file():
-            known = ", ".join(each.name for each in self.runs()) or "none yet"
+            known = few_of(name, (each.name for each in self.runs())) or "none yet"
             raise FileNotFoundError(f"no run {name!r} in {Path(self.root).name}/; runs there: {known}")
         self._readable(run)
         return run

@@ -20,20 +20,22 @@ STEPS = "steps"
 def counted(folder: Path, stages: Sequence[Mapping[str, Any]]) -> Counter[str]:
     """How many steps of a search MGDA weighed, and of how many each of the words of `promised` is true."""
     counts: Counter[str] = Counter()
-    if not any(_is_mgda(stage) for stage in stages):
-        return counts
-    for said in mgda_steps(read_steps(folder, having="gradient_cosine"), stages):
-        counts.update([STEPS, *(word for word, is_so in said.items() if is_so)])
+    if any(_is_mgda(stage) for stage in stages):
+        for said in mgda_steps(read_steps(folder, having="gradient_cosine"), stages):
+            counts[STEPS] += 1
+            for word, is_so in said.items():
+                counts[word] += is_so
     return counts
 
 
 def mgda_steps(steps: Iterator[Mapping[str, Any]], stages: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, bool]]:
     """What each step that MGDA weighed says, from gamma, both lengths and the cosine."""
+    levels = {number: level for number, level in enumerate(stages, 1) if _is_mgda(level)}
     for step in steps:
-        level = stages[int(step["stage"]) - 1] if 1 <= int(step.get("stage", 0)) <= len(stages) else {}
+        level = levels.get(int(step.get("stage", 0)))
         logged = [step.get(key) for key in LOGGED]
-        if _is_mgda(level) and None not in logged:
-            gamma, natural, adversarial, cosine = (float(value) for value in logged if value is not None)
+        if level is not None and None not in logged:
+            gamma, natural, adversarial, cosine = map(float, logged)  # type: ignore[arg-type]
             yield promised(gamma, natural, adversarial, cosine, level)
 
 
