@@ -44,6 +44,7 @@ class Job(Protocol):
     def run_epoch(self) -> Iterator[Metrics]:
         """Do one epoch, yielding the metrics of each step, and nothing ({}) between batches of what it measures at its end.
 
+        A step's "step" counts from 0 through all epochs: by it a reader finds it in a long history.
         Afterwards `epoch` has grown by one. Where an epoch is long, COMMIT asks that its state be kept as it is now; the state says
         where in the epoch that is, and the next `run_epoch` goes on from there.
         """

@@ -107,7 +107,8 @@ class StepFile:
         if not end.size:
             self.path.unlink(missing_ok=True)
         elif marked(self.path, end.size) == end:
-            os.truncate(self.path, end.size)
+            if _size(self.path) > end.size:
+                os.truncate(self.path, end.size)
         else:
             self.end = mended(self.path, end.size)
             return (
@@ -218,7 +219,7 @@ class History:
     def restore(self, folder: str | Path, state: Mapping[str, Any]) -> list[str]:
         """Go back to a checkpoint and cut the file to what it had then; a sentence where the file is not what was written.
 
-        Checkpoints of version 1.0 and before held all steps themselves: the file is written from those.
+        An older checkpoint holds all steps itself: the file is written from those.
         """
         self.epochs, self.file = list(state["epochs"]), StepFile(folder)
         if "history" in state:
@@ -332,7 +333,7 @@ class Finder:
         if self.number_of(first[0]) != 0:
             raise WorkbookError(f"{self.path}: the first step is not number 0")
         total = self.number_of(last[-1]) + 1
-        self.length = self.size / max(1, total)
+        self.length = self.size / total
         self.block = min(LONGEST, round(LINES * self.length))
         return total
 
@@ -367,6 +368,6 @@ class Finder:
     def number_of(self, line: bytes) -> int:
         """The number that a step says of itself."""
         number = parsed_row(line, self.path, 0).get("step")
-        if type(number) is not int:
+        if type(number) is not int or not 0 <= number < self.size:
             raise WorkbookError(f"{self.path} has steps without a number")
         return number

@@ -1,6 +1,7 @@
 """Run folders and what is written there: whole or not at all, checked when read, never executed.
 
 A file is written beside its place, flushed to the disk and then renamed, so that a reader sees the old or the new one.
+Only a history grows where it is: `write_after` writes behind what a checkpoint vouches for.
 A checkpoint's name holds its own checksum; a truncated or altered one is passed over for the one before it.
 """
 

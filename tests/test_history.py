@@ -107,8 +107,8 @@ def test_steps_found_by_seeking_are_those_of_a_reader_of_all(tmp_path: Path, few
 
 @pytest.mark.parametrize(
     "numbers",
-    [[None] * 300, [*range(100), *range(200, 400)], [*range(1, 300)], [True] * 300, ["0"] * 300],
-    ids=["none", "lost", "from 1", "bool", "text"],
+    [[None] * 300, [*range(100), *range(200, 400)], [*range(1, 300)], [True] * 300, ["0"] * 300, [0, *[10**400] * 299]],
+    ids=["none", "lost", "from 1", "bool", "text", "huge"],
 )
 def test_steps_that_do_not_say_their_place_are_read_one_by_one(tmp_path: Path, few: None, numbers: list[Any]) -> None:
     rows = [{"loss": place} | ({} if number is None else {"step": number}) for place, number in enumerate(numbers)]
