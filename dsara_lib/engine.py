@@ -23,9 +23,9 @@ import torch
 
 from .distributed import ALONE, Group
 from .errors import Everywhere, NotFinite, Stopped, WorkbookError
-from .runs import Checkpoints, describe, differences, held, read_jsonl, write_jsonl
+from .history import History, Metrics
+from .runs import Checkpoints, describe, differences, held
 
-Metrics = dict[str, Any]
 Batch = TypeVar("Batch")
 ONE = (1, False)  # process, its batch norm synchronised with no other
 COMMIT: Metrics = {}  # what a job yields within an epoch where its state is whole and much would be lost
@@ -47,6 +47,7 @@ class Job(Protocol):
     def run_epoch(self) -> Iterator[Metrics]:
         """Do one epoch, yielding the metrics of each step, and nothing ({}) between batches of what it measures at its end.
 
+        A step's "step" counts from 0 through all epochs: by it a reader finds it in a long history.
         Afterwards `epoch` has grown by one. Where an epoch is long, COMMIT asks that its state be kept as it is now; the state says
         where in the epoch that is, and the next `run_epoch` goes on from there.
         """
@@ -86,19 +87,6 @@ class Event:
     def __str__(self) -> str:
         shown = " · ".join(f"{key} {value:.4g}" for key, value in self.metrics.items() if isinstance(value, float))
         return f"{self.kind} {self.epoch}/{self.num_epochs}" + (f" · {shown}" if shown else "")
-
-
-@dataclass(kw_only=True)
-class History:
-    """The steps and epochs of a job so far; part of its checkpoint, so that one write commits both."""
-
-    steps: list[Metrics] = field(default_factory=list)
-    epochs: list[Metrics] = field(default_factory=list)
-
-    def export(self, folder: Path) -> None:
-        """Write history.jsonl (steps) and epochs.jsonl."""
-        write_jsonl(folder / "history.jsonl", self.steps)
-        write_jsonl(folder / "epochs.jsonl", self.epochs)
 
 
 class Within:
@@ -193,11 +181,12 @@ def begin(job: Job, folder: str | Path, history: History) -> Event | None:
     checkpoints = Checkpoints(Path(folder))
     state, warnings = job.group.by_first(checkpoints.load)
     if state is not None:
-        _restore(job, history, state)
+        warnings += _restore(job, history, state, checkpoints.folder)
         warnings += other_processes(state.get("processes", ONE), job.group, job.batch_setting)
         return Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
     # Committed before the first step, so that a job stopped within its first epoch also goes on from where it began.
-    _commit(job, history, checkpoints)
+    job.group.by_first(lambda: history.begin(checkpoints.folder))
+    _commit(checkpoints, job, history)
     if not warnings:
         return None
     warnings.append("no whole checkpoint is left; starting anew")
@@ -213,21 +202,21 @@ def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, No
         for metrics in _fitting(job):
             _check_finite(metrics, done)
             if metrics is COMMIT:
-                newest = _commit(job, history, checkpoints)
+                newest = _commit(checkpoints, job, history)
             if metrics:
-                history.steps.append(metrics)
+                history.add(metrics)
             event = Event(kind="step" if metrics else "measuring", epoch=job.epoch, num_epochs=job.num_epochs, metrics=metrics)
             try:
                 yield event
             except GeneratorExit:
                 # A loop that was left standing may be closed long after another has gone on in its folder.
                 if job.commits_steps and job.group.by_first(lambda: checkpoints.newest) == newest:
-                    _commit(job, history, checkpoints)
+                    _commit(checkpoints, job, history)
                 raise
         epoch_metrics = job.epoch_metrics()
         _check_finite(epoch_metrics, done)
-        history.epochs.append(epoch_metrics | {"seconds": round(time.perf_counter() - started, 3)})
-        newest = _commit(job, history, checkpoints)
+        history.end_epoch(epoch_metrics | {"seconds": round(time.perf_counter() - started, 3)})
+        newest = _commit(checkpoints, job, history)
         _export(job, history, Path(folder))
         yield Event(kind="epoch", epoch=job.epoch, num_epochs=job.num_epochs, metrics=history.epochs[-1])
     _export(job, history, Path(folder))
@@ -253,11 +242,6 @@ def held_by_first(group: Group, folder: str | Path) -> Iterator[None]:
         yield
 
 
-def _commit(job: Job, history: History, checkpoints: Checkpoints) -> str:
-    """Save the state; the checkpoint's name. No process goes on before it is saved."""
-    return job.group.by_first(lambda: checkpoints.save(job.epoch, _state(job, history)))
-
-
 def _export(job: Job, history: History, folder: Path) -> None:
     def write() -> None:
         history.export(folder)
@@ -266,13 +250,25 @@ def _export(job: Job, history: History, folder: Path) -> None:
     job.group.by_first(write)
 
 
+def _commit(checkpoints: Checkpoints, job: Job, history: History) -> str:
+    """The steps first, then the state that says how far they reach: of a job killed between the two, the next start cuts them.
+
+    The first process writes, and none goes on before it has.
+    """
+
+    def write() -> str:
+        history.commit()
+        return checkpoints.save(job.epoch, _state(job, history))
+
+    return job.group.by_first(write)
+
+
 def _state(job: Job, history: History) -> dict[str, Any]:
     return {
         "settings": describe(job.settings()),
         "processes": [job.group.size, job.group.synchronised],
         "job": job.state_dict(),
-        "steps": history.steps,
-        "epochs": history.epochs,
+        **history.state_dict(),
     }
 
 
@@ -293,8 +289,8 @@ def other_processes(before: Sequence[Any], group: Group, batch_setting: str) -> 
     ]
 
 
-def _restore(job: Job, history: History, state: Mapping[str, Any]) -> None:
-    if not {"settings", "job", "steps", "epochs"} <= set(state):
+def _restore(job: Job, history: History, state: Mapping[str, Any], folder: Path) -> list[str]:
+    if not ({"settings", "job"} <= set(state) and History.is_state(state)):
         raise WorkbookError("the checkpoint holds no job state; delete it or choose another run name")
     changed = differences(state["settings"], describe(job.settings()))
     if changed:
@@ -303,7 +299,8 @@ def _restore(job: Job, history: History, state: Mapping[str, Any]) -> None:
             "give the same settings or another run name"
         )
     job.load_state_dict(state["job"])
-    history.steps[:], history.epochs[:] = state["steps"], state["epochs"]
+    history.epochs = list(state["epochs"])
+    return job.group.by_first(lambda: history.restore(folder, state))
 
 
 @contextmanager
@@ -323,12 +320,6 @@ def _check_finite(metrics: Metrics, done: int) -> None:
     for name, value in metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise Everywhere(f"{name} is {value} in epoch {done + 1}; {_what_to_do(done)}")
-
-
-def read_history(folder: str | Path) -> History:
-    """The history that `run_epochs` exported. Raises FileNotFoundError or WorkbookError."""
-    folder = Path(folder)
-    return History(steps=read_jsonl(folder / "history.jsonl"), epochs=read_jsonl(folder / "epochs.jsonl"))
 
 
 def to_cpu(value: Any) -> Any:

@@ -31,6 +31,15 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+def few_of(name: object, known: Iterable[str], most: int = 10) -> str:
+    """All names that are known or, where they are many, those nearest to `name`, and how many there are."""
+    names = sorted(known)
+    if len(names) <= most:
+        return ", ".join(names)
+    near = difflib.get_close_matches(str(name), names, n=most, cutoff=0.0)
+    return f"{', '.join(near)} (the nearest of {len(names):,})"
+
+
 def unknown(what: str, name: object, known: Iterable[str]) -> WorkbookError:
     """The error for a name that is in no table, with the nearest name that is."""
     names = list(known)

@@ -1,6 +1,7 @@
 """Run folders and what is written there: whole or not at all, checked when read, never executed.
 
 A file is written beside its place, flushed to the disk and then renamed, so that a reader sees the old or the new one.
+Only a history grows where it is: `write_after` writes behind what a checkpoint vouches for.
 A checkpoint's name holds its own checksum; a truncated or altered one is passed over for the one before it.
 """
 
@@ -26,7 +27,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from . import __version__
-from .errors import InUse, WorkbookError
+from .errors import InUse, WorkbookError, few_of
 
 SCHEMA = 1
 KEEP = 2  # checkpoints kept: the newest and the one to fall back to
@@ -39,24 +40,63 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Write the whole file or leave what was there. Creates the folder. Raises WorkbookError where the disk is full."""
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    try:
+    with _told_if_full(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_beside_and_rename(path, data)
+        _write_beside_and_rename(path, [data])
+
+
+def write_lines(path: str | Path, lines: Iterable[bytes]) -> None:
+    """The same of lines that are never in memory together."""
+    path = Path(path)
+    with _told_if_full(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_beside_and_rename(path, lines)
+
+
+def write_after(path: str | Path, size: int, data: bytes) -> None:
+    """Write behind the first `size` bytes of a file, in place of what stands there, and bring it to the disk.
+
+    Creates file and folder. Raises WorkbookError where the disk is full; then the file ends after those bytes.
+    """
+    path = Path(path)
+    with _told_if_full(path, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        # Unbuffered: what did not fit must not be written once more when the file is closed.
+        with path.open("ab", buffering=0) as file:
+            file.truncate(size)
+            try:
+                left = memoryview(data)
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(size)
+                raise
+        if is_new:
+            _flush_folder(path.parent)
+
+
+@contextmanager
+def _told_if_full(path: Path, size: int | None = None) -> Iterator[None]:
+    """Inside, a full disk is told in a sentence."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in FULL:
             raise
-        where = "/".join(path.parts[-3:])
+        where, many = "/".join(path.parts[-3:]), "" if size is None else f" ({size:,} bytes)"
         raise WorkbookError(
-            f"the disk is full: {where} ({len(data):,} bytes) was not written and what stood there is kept; "
+            f"the disk is full: {where}{many} was not written and what stood there is kept; "
             "free some space and give the same command again"
         ) from error
 
 
-def _write_beside_and_rename(path: Path, data: bytes) -> None:
+def _write_beside_and_rename(path: Path, parts: Iterable[bytes]) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -103,21 +143,23 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a history. Raises FileNotFoundError or WorkbookError that names file and line."""
+    """The rows of a file. Raises FileNotFoundError or WorkbookError that names file and line."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    rows = []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise WorkbookError(f"{path}, line {number} is not valid JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise WorkbookError(f"{path}, line {number}: expected a JSON object")
-            rows.append(row)
-    return rows
+    with path.open("rb") as file:
+        return [parsed_row(line, path, number) for number, line in enumerate(file, start=1)]
+
+
+def parsed_row(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """A line of such a file. Raises WorkbookError that names file and line."""
+    try:
+        row = json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:  # ValueError also where a number has thousands of digits
+        raise WorkbookError(f"{path}, line {number} is not valid JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise WorkbookError(f"{path}, line {number}: expected a JSON object")
+    return row
 
 
 def describe(settings: Any) -> Any:
@@ -304,10 +346,10 @@ class RunStore:
         return run
 
     def find(self, name: str) -> Run:
-        """An existing run. Raises FileNotFoundError that lists those there are."""
+        """An existing run. Raises FileNotFoundError that lists those there are, of many the nearest."""
         run = Run(Path(self.root) / name)
         if not RUN_NAME.fullmatch(name) or not run.path("run.json").is_file():
-            known = ", ".join(each.name for each in self.runs()) or "none yet"
+            known = few_of(name, (each.name for each in self.runs())) or "none yet"
             raise FileNotFoundError(f"no run {name!r} in {Path(self.root).name}/; runs there: {known}")
         self._readable(run)
         return run
@@ -356,10 +398,13 @@ __all__ = [
     "differences",
     "environment",
     "generator",
+    "parsed_row",
     "read_json",
     "read_jsonl",
     "seeded",
+    "write_after",
     "write_atomically",
     "write_json",
     "write_jsonl",
+    "write_lines",
 ]

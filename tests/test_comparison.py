@@ -33,9 +33,10 @@ from dsara_lib.report import (
     write_comparison,
     write_report,
 )
-from dsara_lib.report.claims import DESCENT, FLOPS, promised
+from dsara_lib.report.claims import DESCENT, FLOPS
 from dsara_lib.report.collection import Conditions
 from dsara_lib.report.contrasts import CONTRASTS
+from dsara_lib.report.descent import promised
 from dsara_lib.report.findings import CONTRADICTED, NO_EVIDENCE, NOT_MEASURED, SUPPORTED, Finding
 from dsara_lib.report.inference import (
     holm,

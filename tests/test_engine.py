@@ -13,8 +13,9 @@ import torch
 from toys import bits
 
 from dsara_lib.distributed import ALONE
-from dsara_lib.engine import Event, History, Metrics, Within, read_history, run_epochs, to_cpu
+from dsara_lib.engine import Event, Metrics, Within, run_epochs, to_cpu
 from dsara_lib.errors import WorkbookError
+from dsara_lib.history import History, read_history
 from dsara_lib.runs import Checkpoints
 
 EPOCHS, STEPS = 3, 2
@@ -215,7 +216,7 @@ def test_a_metric_that_is_not_finite_stops_the_work_and_the_last_commit_stays(tm
         events(tmp_path, Walk(nan_at=at))
     state, warnings = Checkpoints(tmp_path).load()
     assert warnings == [] and state is not None
-    assert state["job"]["epoch"] == epoch - 1 and len(state["steps"]) == (epoch - 1) * STEPS
+    assert state["job"]["epoch"] == epoch - 1 and state["history"]["rows"] == (epoch - 1) * STEPS
     events(tmp_path)
     assert ended(tmp_path) == uninterrupted
 
@@ -240,7 +241,7 @@ def test_files_that_a_crash_after_the_last_commit_left_out_are_written_by_the_ne
             job.fail_to_export = event.epoch == EPOCHS - 1
     state, _ = Checkpoints(tmp_path).load()
     assert state is not None and state["job"]["epoch"] == EPOCHS
-    for name in ("history.jsonl", "epochs.jsonl", "place.txt"):
+    for name in ("epochs.jsonl", "place.txt"):
         (tmp_path / name).unlink()
     events(tmp_path)
     assert ended(tmp_path) == uninterrupted

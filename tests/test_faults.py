@@ -132,9 +132,9 @@ def test_a_signal_to_stop_keeps_the_step_under_way_and_the_end_has_the_same_bits
     assert process.returncode == 128 + number
     assert "stopping after the step under way" in warned and "Traceback" not in warned
     state, _ = Checkpoints(tmp_path / "stopped").load()
-    assert state is not None and len(state["steps"]) == 1 + told.count("step")
+    assert state is not None and state["history"]["rows"] == 1 + told.count("step")
     again = [event.kind for event in run_epochs(Searcher(toy_data(), SEARCH), tmp_path / "stopped")]
     all_steps = [event.kind for event in run_epochs(Searcher(toy_data(), SEARCH), tmp_path / "uninterrupted")].count("step")
-    assert len(state["steps"]) + again.count("step") == all_steps
+    assert state["history"]["rows"] + again.count("step") == all_steps
     ends = [Checkpoints(tmp_path / name).load()[0] for name in ("stopped", "uninterrupted")]
     assert bits(ends[0]) == bits(ends[1])

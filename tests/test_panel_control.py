@@ -12,8 +12,9 @@ import torch
 from test_engine import STEPS, Walk, ended, events
 from toys import SEARCH, bits, toy_data
 
-from dsara_lib.engine import History, run_epochs
+from dsara_lib.engine import run_epochs
 from dsara_lib.errors import WorkbookError
+from dsara_lib.history import History
 from dsara_lib.panel.control import Controller, State, Work
 from dsara_lib.runs import Checkpoints, held
 from dsara_lib.search import Searcher

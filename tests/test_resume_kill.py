@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from toys import SEARCH, TRAIN, bits, toy_blueprint, toy_data
 
-from dsara_lib.engine import read_history, run_epochs
+from dsara_lib.engine import run_epochs
+from dsara_lib.history import read_history
 from dsara_lib.runs import Checkpoints
 from dsara_lib.search import Searcher
 from dsara_lib.training import Trainer

@@ -19,9 +19,10 @@ from toys import SEARCH, Noting, bits, numbers, search_outcome, toy_data
 from dsara_lib import plots
 from dsara_lib.architecture import Genotype, Network, SearchSpace, Supernet, discretise
 from dsara_lib.attacks import PGD
-from dsara_lib.engine import read_history, run_epochs
+from dsara_lib.engine import run_epochs
 from dsara_lib.errors import WorkbookError
 from dsara_lib.evaluation import load_arrays
+from dsara_lib.history import read_history
 from dsara_lib.runs import Checkpoints, generator, read_jsonl
 from dsara_lib.search import AntiBandit, RandomPaths, Ranking, SearchConfig, Searcher, Selection, SingleObjective, Stage
 from dsara_lib.search import ranking as ranking_module

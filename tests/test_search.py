@@ -28,8 +28,9 @@ from dsara_lib.attacks import PGD
 from dsara_lib.attacks.base import uniform_noise
 from dsara_lib.attacks.gradient import image_gradient
 from dsara_lib.capture import PRECISIONS, NoGraphs
-from dsara_lib.engine import read_history, run_epochs
+from dsara_lib.engine import run_epochs
 from dsara_lib.errors import WorkbookError
+from dsara_lib.history import read_history
 from dsara_lib.search import (
     DSRNA,
     MGDA,

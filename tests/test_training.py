@@ -23,8 +23,9 @@ from dsara_lib.attacks import PGD, gradient
 from dsara_lib.attacks.base import uniform_noise
 from dsara_lib.capture import Graphs
 from dsara_lib.data import load
-from dsara_lib.engine import read_history, run_epochs
+from dsara_lib.engine import run_epochs
 from dsara_lib.errors import WorkbookError
+from dsara_lib.history import read_history
 from dsara_lib.runs import Checkpoints, generator
 from dsara_lib.training import (
     Cosine,

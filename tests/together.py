@@ -24,8 +24,9 @@ from toys import SEARCH, TRAIN, toy_blueprint, toy_data
 
 from dsara_lib import data, training
 from dsara_lib.distributed import ALONE, Group, joined
-from dsara_lib.engine import Job, held_by_first, read_history, run_epochs, until_stopped
+from dsara_lib.engine import Job, held_by_first, run_epochs, until_stopped
 from dsara_lib.errors import Stopped, WorkbookError
+from dsara_lib.history import read_history
 from dsara_lib.runs import Checkpoints
 from dsara_lib.search import RandomPaths, Ranking, Searcher, Stage, ranking
 from dsara_lib.training import Trainer

@@ -12,7 +12,7 @@ import torch
 from dsara_lib.architecture import Blueprint, Genotype, SearchSpace, Supernet
 from dsara_lib.attacks import PGD
 from dsara_lib.data import DataSet, Split
-from dsara_lib.engine import read_history
+from dsara_lib.history import read_history
 from dsara_lib.runs import Checkpoints
 from dsara_lib.search import MGDA, SearchConfig, SingleObjective, Stage
 from dsara_lib.training import TrainConfig

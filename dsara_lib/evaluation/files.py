@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 
 from ..errors import WorkbookError
 from ..runs import write_atomically
+
+NPY = b"\x93NUMPY\x01\x00"  # how an array's file begins
 
 
 def write_csv(path: str | Path, rows: list[dict[str, Any]]) -> None:
@@ -43,7 +48,8 @@ def read_csv(path: str | Path, *needed: str) -> list[dict[str, Any]]:
         reader = csv.DictReader(file, restkey="further", strict=True)
         try:
             missing = [name for name in needed if name not in (reader.fieldnames or ())]
-            rows += [{key: _number(key, value) for key, value in row.items()} for row in reader]
+            kinds = {name: _kind(name) for name in (*(reader.fieldnames or ()), "further")}
+            rows += [{key: kinds[key](value) for key, value in row.items()} for row in reader]
         except (TypeError, ValueError, csv.Error) as error:
             raise WorkbookError(f"{path}, line {reader.line_num}: {error}") from error
     if missing:
@@ -56,10 +62,32 @@ NUMBERS = ("eps", "step_size", "accuracy", "low", "high", "success_rate")
 MAY_BE_EMPTY = ("step_size", "steps", "targets", "queries", "seed")  # natural images and FGSM have none
 
 
-def _number(key: str, text: str) -> Any:
-    if text == "" and key in MAY_BE_EMPTY:
-        return None
-    return int(text) if key in COUNTS else float(text) if key in NUMBERS else text
+def _kind(key: str) -> Callable[[Any], Any]:
+    """What makes a column's text its values."""
+    kind = int if key in COUNTS else float if key in NUMBERS else _as_it_is
+    return kind if key not in MAY_BE_EMPTY else lambda text: None if text == "" else kind(text)
+
+
+def _as_it_is(text: Any) -> Any:
+    return text
+
+
+def _array(data: bytes) -> np.ndarray:
+    """The array of an npy file. Raises ValueError where there is none, or one of Python objects, which are never read."""
+    if data[:8] != NPY:  # a later version, or something else
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    start = 10 + int.from_bytes(data[8:10], "little")
+    shape, by_columns, dtype = _header(data[8:start])
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    flat = np.frombuffer(data, dtype, math.prod(shape), start)
+    return flat.reshape(shape, order="F" if by_columns else "C").copy()
+
+
+@lru_cache(maxsize=256)
+def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """What numpy reads from a header. It takes as long as the array, and many files have the same one."""
+    return np.lib.format.read_array_header_1_0(io.BytesIO(data))
 
 
 def load_arrays(path: str | Path, *needed: str) -> dict[str, np.ndarray]:
@@ -67,8 +95,8 @@ def load_arrays(path: str | Path, *needed: str) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            read = {name: arrays[name] for name in arrays.files}
+        with ZipFile(path) as members:
+            read = {name.removesuffix(".npy"): _array(members.read(name)) for name in members.namelist()}
     except Exception as error:  # numpy, zipfile and zlib each raise kinds of their own for a damaged file
         raise WorkbookError(f"{path} is not an npz file of plain arrays: {error or type(error).__name__}") from error
     missing = [name for name in needed if name not in read]

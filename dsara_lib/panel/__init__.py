@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..engine import History, Job, run_epochs
+from ..engine import Job, run_epochs
 from ..errors import InUse
+from ..history import History
 from ..notebooks import follow
 from .control import Work
 

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 class Choice:
     """Something a reader chooses: its name, the values by the words that are shown for them, and the first value.
 
-    A range is a slider. Of `several` any number can be chosen, and values come as a tuple.
+    A range is a slider; without options it is what the reader writes. Of `several` any number can be chosen, and values come as
+    a tuple.
     """
 
     name: str
-    options: Mapping[str, Any] | range
+    options: Mapping[str, Any] | range | None
     first: Any
     several: bool = False
 

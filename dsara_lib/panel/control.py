@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from ..engine import Event, History, Job, begin, go_on
+from ..engine import Event, Job, begin, go_on
+from ..history import History
 from ..runs import held
 
 SECONDS_BETWEEN_LOOKS = 0.1
@@ -196,15 +197,15 @@ class Controller(Generic[Seen]):
         if quiet or time.monotonic() - self._looked > SECONDS_BETWEEN_LOOKS:
             self.seen, self._looked = self._look(each.job), time.monotonic()
         if event.kind in ("step", "epoch"):
-            self._speed.append((self._busy, len(each.history.steps)))
+            self._speed.append((self._busy, each.history.num_steps))
         self._place(name, event.warnings)
 
     def _place(self, name: str, warnings: tuple[str, ...] = ()) -> None:
         """Say where the job is."""
         each = self.work[name]
         job, history = each.job, each.history
-        per_epoch = getattr(job, "num_batches", 0) or sum(row["epoch"] == 1 for row in history.steps)
-        steps = 0 if each.is_done else sum(1 for row in history.steps[-per_epoch:] if row["epoch"] == job.epoch + 1)
+        per_epoch = getattr(job, "num_batches", 0) or history.steps_per_epoch
+        steps = 0 if each.is_done else history.steps_of_epoch
         self._change(
             name=name,
             epoch=job.epoch,

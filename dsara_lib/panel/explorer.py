@@ -72,6 +72,8 @@ class Explorer:
 def _widget(choice: Choice) -> Any:
     options = choice.options
     common: dict[str, Any] = {"description": choice.name, "value": choice.first, "style": {"description_width": "initial"}}
+    if options is None:
+        return widgets.Text(placeholder="words", continuous_update=False, layout=widgets.Layout(width="220px"), **common)
     if isinstance(options, range):
         return widgets.IntSlider(min=options[0], max=options[-1], step=options.step, continuous_update=False, **common)
     pairs = list(options.items())

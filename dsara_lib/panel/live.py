@@ -13,8 +13,8 @@ from typing import Any
 import ipywidgets as widgets
 from IPython.display import display
 
-from ..engine import History
 from ..errors import WorkbookError
+from ..history import History
 from .control import Controller, State, Work
 from .pictures import heading, page, problem, progress
 from .views import View, view_of
@@ -169,7 +169,7 @@ class Panel:
         )
         parts = [progress(state.share, words + again), problem(state.error)]
         for name, work in self.control.work.items():
-            if name == state.name or work.history.steps:
+            if name == state.name or work.history.num_steps:
                 drawn = self.view.draw(state, work, self.control.seen, None)
                 parts += [heading(name)] * (num_jobs > 1) + [drawn[part] for part in self.view.parts]
         return {"text/html": page(*parts), "text/plain": words}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PARTS = ("run.json", "settings.json", "search", "networks", "evaluation")
 ATTACKS = ("natural", "PGD20", "AutoAttack")
+MOST_LINES, MOST_TOLD = 100, 10  # of the table, and of folders that cannot be read
 HEAD = ("run", "profile", "data", "eps", "seed", "made", "epochs", *ATTACKS, "report")
 LOOKS = (("blue", ""), ("vermillion", "7 2"), ("green", "2 2"), ("purple", "9 2 2 2"), ("orange", "4 2"), ("grey", "1 2"))
 DIFFERENCE = re.compile(r"(.+?): (.*) here, (.*) there", re.DOTALL)
@@ -100,14 +101,15 @@ def explore_runs(experiment: Experiment, *, interactive: bool = True) -> Shown |
     others = [run.name for run in sorted(runs, key=SORTED["newest first"]) if run.is_run and run.name != experiment.run.name]
     choices = {
         "order": Choice(name="sort by", options={each: each for each in SORTED}, first="name"),
+        "having": Choice(name="with", options=None, first=""),
         "chosen": Choice(
             name="compare", options={each: each for each in names}, first=(experiment.run.name, *others[:1]), several=True
         ),
         "curves": Choice(name="curves", options={each: each for each in CURVES}, first=next(iter(CURVES))),
     }
 
-    def draw(order: str, chosen: Sequence[str], curves: str) -> View:
-        return browser(root, runs, order=order, chosen=chosen, curves=curves)
+    def draw(order: str, having: str, chosen: Sequence[str], curves: str) -> View:
+        return browser(root, runs, order=order, having=having, chosen=chosen, curves=curves)
 
     return explore(choices, draw, buttons={}, interactive=interactive)
 
@@ -149,14 +151,19 @@ def known(folder: Path) -> Known:
         name=folder.name,
         settings=settings,
         made=str(card.get("created", ""))[:16].replace("T", " "),
-        epochs=(
-            len(part(lambda: read_jsonl(folder / "search" / "epochs.jsonl"))),
-            len(part(lambda: read_jsonl(folder / "networks" / FOUND / "epochs.jsonl"))),
-        ),
+        epochs=(num_lines(folder / "search" / "epochs.jsonl"), num_lines(folder / "networks" / FOUND / "epochs.jsonl")),
         found={each["attack"]: each for each in rows if each["network"] == FOUND},
         report=(folder / "report.html").is_file(),
         trouble="; ".join(troubles),
     )
+
+
+def num_lines(path: Path) -> int:
+    """Lines of a file, 0 where there is none. They are read when their run is chosen: of a thousand it would take seconds."""
+    try:
+        return path.read_bytes().count(b"\n")
+    except OSError:
+        return 0
 
 
 def _here(error: Exception, folder: Path) -> str:
@@ -166,15 +173,19 @@ def _here(error: Exception, folder: Path) -> str:
 # -- showing -----------------------------------------------------------------------------------------------------------
 
 
-def browser(root: Path, runs: Sequence[Known], *, order: str, chosen: Sequence[str], curves: str) -> View:
-    """The table of all runs, and the comparison of the chosen ones."""
+def browser(root: Path, runs: Sequence[Known], *, order: str, chosen: Sequence[str], curves: str, having: str = "") -> View:
+    """The table of the runs that have all the words, and the comparison of the chosen ones."""
     ordered = sorted(runs, key=lambda run: (not run.is_run, SORTED[order](run)))
-    count = sum(run.is_run for run in runs)
-    caption = f"{count} runs in {root.name}/; epochs of search + training, accuracies of the found network in percent"
-    told = [f"{run.name}: {run.trouble}" for run in ordered if run.trouble]
+    count, lines = sum(run.is_run for run in runs), [line(run) for run in ordered if run.is_run]
+    found = [each for each in lines if all(word in " ".join(each).lower() for word in having.lower().split())]
+    caption = f"{count:,} runs in {root.name}/; epochs of search + training, accuracies of the found network in percent"
+    shown, told = found[:MOST_LINES], [f"{run.name}: {run.trouble}" for run in ordered if run.trouble]
+    more = [f"and {len(found) - len(shown):,} more: sort them otherwise, or write words that the line must have"]
+    more = more if found[MOST_LINES:] else ["no run has all these words"] if having.strip() and not found else []
+    others = [f"and {len(told) - MOST_TOLD:,} more folders that cannot be read"] if told[MOST_TOLD:] else []
     picked = [run for run in runs if run.name in chosen]
-    html = table(caption, HEAD, [line(run) for run in ordered if run.is_run]) + notes(told) + comparison(root, picked, curves)
-    return View(html, f"{caption}: {', '.join(run.name for run in ordered if run.is_run)}")
+    html = table(caption, HEAD, shown) + notes([*more, *told[:MOST_TOLD], *others]) + comparison(root, picked, curves)
+    return View(html, f"{caption}: {', '.join([name for name, *_ in shown] + more)}")
 
 
 def line(run: Known) -> list[str]:

@@ -39,16 +39,16 @@ class View(Protocol):
 
 
 class Curve:
-    """A metric over the epochs, in means of `size` values: each is read once, however often it is drawn."""
+    """A metric over the epochs, in means over `size` steps: each value is read once, however often it is drawn."""
 
     def __init__(self, size: int):
         self.size, self.means, self.open = size, list[tuple[float, float]](), list[tuple[float, float]]()
 
-    def add(self, epochs: float, value: float) -> None:
-        """A value, after so many epochs."""
+    def add(self, epochs: float, value: float, stands_for: int = 1) -> None:
+        """A value, after so many epochs, that stands for so many steps."""
         self.open.append((epochs, value))
-        if len(self.open) == self.size:
-            self.means.append((epochs, sum(value for _, value in self.open) / self.size))
+        if len(self.open) * stands_for >= self.size:
+            self.means.append((epochs, sum(value for _, value in self.open) / len(self.open)))
             self.open.clear()
 
     @property
@@ -64,19 +64,24 @@ class Lines:
         self.work, self.num_batches = work, int(work.job.num_batches)  # type: ignore[attr-defined]
         self.size = -(-work.job.num_epochs * self.num_batches // MOST_POINTS)
         self.curves: dict[tuple[str, bool], Curve] = {}
-        self.num_read = {False: 0, True: 0}
+        self.steps_read, self.epochs_read = 0, 0
 
     def follow(self) -> Lines:
         """Read what is new in the job's history."""
-        for ends, records in ((False, self.work.history.steps), (True, self.work.history.epochs)):
-            new = records[self.num_read[ends] :]
-            self.num_read[ends] += len(new)
-            for record in new:
-                epochs = record["epoch"] if ends else (record["step"] + 1) / self.num_batches
-                for metric, value in record.items():
-                    if isinstance(value, int | float):
-                        self._curve(metric, ends).add(epochs, value)
+        history = self.work.history
+        steps, self.steps_read = history.sample.since(self.steps_read)
+        for step in steps:
+            self._add(step, False, (step["step"] + 1) / self.num_batches, history.stride)
+        epochs = history.epochs[self.epochs_read :]
+        self.epochs_read += len(epochs)
+        for epoch in epochs:
+            self._add(epoch, True, epoch["epoch"])
         return self
+
+    def _add(self, record: Metrics, ends: bool, epochs: float, stands_for: int = 1) -> None:
+        for metric, value in record.items():
+            if isinstance(value, int | float):
+                self._curve(metric, ends).add(epochs, value, stands_for)
 
     def __call__(self, name: str, metric: str, color: str, dash: str = "", *, ends: bool = False) -> Line:
         return Line(name=name, color=color, dash=dash, points=self._curve(metric, ends).points)

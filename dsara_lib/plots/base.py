@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,8 @@ def note(
 
 def epoch_axis(ax: Axes, last: int, start: float = 0) -> None:
     """From the start to the last epoch, with at most nine ticks at whole ones."""
-    step = next((step for step in (1, 2, 5, 10, 20, 25, 50, 100) if last <= 8 * step), 200)
+    round_steps = (factor * 10**power for power in count() for factor in (1, 2, 2.5, 5) if power or factor != 2.5)
+    step = int(next(step for step in round_steps if last <= 8 * step))
     ax.set_xlim(start, last if last > 1 else 1.5)
     ax.set_xticks([tick for tick in range(0, last + 1, step) if tick >= start])
     ax.set_xlabel("epoch")

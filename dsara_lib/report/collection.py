@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,11 +19,11 @@ from typing import Any
 from .. import paper
 from ..architecture import Cost, blueprint_cost, blueprint_from_dict, zoo
 from ..data import eps_text
-from ..engine import History, read_history
 from ..errors import WorkbookError
 from ..evaluation import Evaluation, TransferMatrix, load_evaluation, load_transfer_matrix
 from ..runs import Run, RunStore
 from ..training import load_card
+from .descent import counted
 
 FOUND, ATTACK = "found", "PGD20"
 PAPERS_OWN = ("dsara", "adversarial-darts")  # variants by other names that are rows of Tables 4 and 5
@@ -73,17 +74,41 @@ class Conditions:
         return f"{self.data}{limit}, profile {self.profile}, {epochs}, {steps}, {self.attack}, {self.images:,} test images"
 
 
+@dataclass(kw_only=True)
+class Shared:
+    """What is found out once for all runs of a collection: of a thousand, most are built alike and stand for the same rows."""
+
+    costs: dict[tuple[str, int], Cost] = field(default_factory=dict)
+    sizes: dict[str, str] = field(default_factory=dict)
+    places: dict[tuple[Any, ...], frozenset[tuple[str, str]]] = field(default_factory=dict)
+    published: frozenset[str] = field(default_factory=lambda: frozenset(zoo.names()))
+
+    def size(self, blueprint: Mapping[str, Any], match: str | None) -> str:
+        """See `size_of`."""
+        key = _digest([blueprint, match])
+        if key not in self.sizes:
+            self.sizes[key] = size_of(blueprint, match)
+        return self.sizes[key]
+
+    def places_of(self, *what: Any) -> frozenset[tuple[str, str]]:
+        """See the function of this name."""
+        if what not in self.places:
+            self.places[what] = places_of(*what)
+        return self.places[what]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Costed:
     """What a blueprint costs, counted once for all networks of a collection that are built alike."""
 
     blueprint: Mapping[str, Any]
+    shape: str  # a digest
     image_size: int
-    known: dict[str, Cost]
+    known: dict[tuple[str, int], Cost]
 
     def __call__(self) -> Cost:
         """The cost."""
-        key = _digest([_shape(self.blueprint), self.image_size])
+        key = (self.shape, self.image_size)
         if key not in self.known:
             self.known[key] = blueprint_cost(blueprint_from_dict(self.blueprint), self.image_size)
         return self.known[key]
@@ -129,12 +154,11 @@ class Transfer:
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """The steps of one search, and its upper levels as its settings have them."""
+    """One search, and what its steps say of MGDA's promise."""
 
     run: str
     seed: int
-    stages: tuple[Mapping[str, Any], ...]
-    history: History
+    descent: Counter[str]
 
 
 @dataclass(kw_only=True)
@@ -153,10 +177,10 @@ class Collection:
 
 def collect(results: str | Path, runs: Sequence[str] | None = None) -> Collection:
     """What the runs of a folder measured, of all of them or of those named."""
-    collection, costs, wanted = Collection(), dict[str, Cost](), None if runs is None else set(runs)
+    collection, shared, wanted = Collection(), Shared(), None if runs is None else set(runs)
     for run in RunStore(Path(results)).runs():
         if wanted is None or run.name in wanted:
-            _guarded(collection, run.name, partial(_read_run, collection, run, costs))
+            _guarded(collection, run.name, partial(_read_run, collection, run, shared))
     _count_seeds_once(collection)
     return collection
 
@@ -168,25 +192,27 @@ def _guarded(collection: Collection, what: str, read: Callable[[], None]) -> Non
         collection.notes.append(f"{what} is left out: {type(error).__name__}: {str(error).replace(chr(10), ' ')[:200]}")
 
 
-def _read_run(collection: Collection, run: Run, costs: dict[str, Cost]) -> None:
+def _read_run(collection: Collection, run: Run, shared: Shared) -> None:
     settings = run.card()["settings"]
     if "preset" not in settings:
         raise WorkbookError("its run.json holds no settings of a run")
     here: dict[str, Measured] = {}
-    for path in sorted(run.path("evaluation").glob("*.npz")):
+    paths = sorted(run.path("evaluation").glob("*.npz"))
+    for path in paths:
         if not path.stem.startswith("transfer"):
-            _guarded(collection, f"{run.name}/{path.name}", partial(_read_network, here, run, settings, path, costs))
+            _guarded(collection, f"{run.name}/{path.name}", partial(_read_network, here, run, settings, path, shared))
     collection.measured += here.values()
-    for path in sorted(run.path("evaluation").glob("transfer-*.npz")):
-        _guarded(collection, f"{run.name}/{path.name}", partial(_read_transfer, collection, run, settings, path, here))
+    for path in paths:
+        if path.stem == f"transfer-{ATTACK}":
+            _guarded(collection, f"{run.name}/{path.name}", partial(_read_transfer, collection, run, settings, path, here))
     if run.path("search", "history.jsonl").is_file():
         _guarded(collection, f"{run.name}/search", partial(_read_search, collection, run, settings))
 
 
-def _read_network(here: dict[str, Measured], run: Run, settings: Mapping[str, Any], path: Path, costs: dict[str, Cost]) -> None:
+def _read_network(here: dict[str, Measured], run: Run, settings: Mapping[str, Any], path: Path, shared: Shared) -> None:
     """Only the best weights of networks trained on adversarial images, as in the paper's tables; a run's report has the others."""
     name = path.stem
-    published = zoo.full_name(name) in zoo.names()
+    published = zoo.full_name(name) in shared.published
     if name != FOUND and not published:
         return
     card = load_card(run.path("networks", name, "best"))
@@ -198,20 +224,20 @@ def _read_network(here: dict[str, Measured], run: Run, settings: Mapping[str, An
     if ATTACK not in evaluation.predictions or "natural" not in evaluation.predictions:
         raise WorkbookError(f"has no {ATTACK}, by which systems are compared")
     variant, method = str(settings.get("variant", "")), None if published else method_of(settings["preset"])
-    conditions = conditions_of(settings, card, evaluation)
+    conditions, shape = conditions_of(settings, card, evaluation), _digest(_shape(card["blueprint"]))
     system = zoo.full_name(name) if method is None else system_of(method, variant)
     here[name] = Measured(
         run=run.name,
         seed=int(settings["seed"]),
         system=f"{system}, published cells" if method is None and system == "DSARA" else system,
-        places=places_of(system, method, variant, conditions.data),
+        places=shared.places_of(system, method, variant, conditions.data),
         method=method,
         searched="" if method is None else searched_with(settings),
-        size=size_of(card["blueprint"], settings["preset"].get("match")),
+        size=shared.size(card["blueprint"], settings["preset"].get("match")),
         conditions=conditions,
-        blueprint=_digest(_shape(card["blueprint"])),
+        blueprint=shape,
         evaluation=evaluation,
-        costed=Costed(blueprint=card["blueprint"], image_size=int(data["image_size"]), known=costs),
+        costed=Costed(blueprint=card["blueprint"], shape=shape, image_size=int(data["image_size"]), known=shared.costs),
     )
 
 
@@ -238,19 +264,18 @@ def _read_transfer(collection: Collection, run: Run, settings: Mapping[str, Any]
 
 def _read_search(collection: Collection, run: Run, settings: Mapping[str, Any]) -> None:
     stages = tuple(stage["upper_level"] for stage in settings["preset"]["search"]["stages"])
-    history = read_history(run.path("search"))
-    collection.searches.append(Searched(run=run.name, seed=int(settings["seed"]), stages=stages, history=history))
+    descent = counted(run.path("search"), stages)
+    collection.searches.append(Searched(run=run.name, seed=int(settings["seed"]), descent=descent))
 
 
 def _count_seeds_once(collection: Collection) -> None:
     """The same seed under the same settings gives the same network: a second copy of it is no further evidence."""
-    seen: dict[tuple[Any, ...], str] = {}
-    for each in list(collection.measured):
-        key = (*each.line, each.seed)
-        if key in seen:
-            collection.measured.remove(each)
-            collection.notes.append(f"{each.run} repeats {each.system} at seed {each.seed} from {seen[key]}; it is counted once")
-        seen.setdefault(key, each.run)
+    first: dict[tuple[Any, ...], Measured] = {}
+    for each in collection.measured:
+        kept = first.setdefault((*each.line, each.seed), each)
+        if kept is not each:
+            collection.notes.append(f"{each.run} repeats {each.system} at seed {each.seed} from {kept.run}; it is counted once")
+    collection.measured = list(first.values())
 
 
 # -- what a number stands for ------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..architecture import Genotype
-from ..engine import History, read_history
 from ..errors import WorkbookError
 from ..evaluation import Evaluation, TransferMatrix, load_arrays, load_evaluation, load_transfer_matrix, read_csv
+from ..history import History, Metrics, read_epochs, read_history
 from ..runs import read_json
 from ..soundness import Check
 from ..soundness import load as load_board
@@ -35,7 +35,7 @@ class Record:
     search: History = field(default_factory=History)
     alphas: dict[str, np.ndarray] = field(default_factory=dict)
     genotype: Genotype | None = None
-    training: dict[str, History] = field(default_factory=dict)
+    training: dict[str, list[Metrics]] = field(default_factory=dict)  # the epochs of each network
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each network that `evaluation` names
     white_box: list[dict[str, Any]] = field(default_factory=list)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
@@ -117,7 +117,7 @@ def read(folder: Path) -> Record:
             written = part(partial(load_card, place / which), None)
             if written is not None:
                 record.cards[place.name if which == BEST else f"{place.name}-{LAST}"] = written
-        record.training[place.name] = part(partial(read_history, place), History())
+        record.training[place.name] = part(partial(read_epochs, place), [])
     evaluation = folder / "evaluation"
     record.white_box = part(lambda: read_csv(evaluation / "white_box.csv", "network", *COLUMNS), [])
     record.curve = part(lambda: read_csv(evaluation / "accuracy_against_eps.csv", "network", *COLUMNS), [])

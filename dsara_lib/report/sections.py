@@ -185,15 +185,15 @@ def tiles(record: Record) -> Markup | None:
 
 def the_search(record: Record) -> Markup:
     """Curves of the search and the alphas."""
-    steps, epochs = record.search.steps, record.search.epochs
+    steps, epochs, left_out = record.search.steps, record.search.epochs, record.search.told
     if not epochs:
         return missing("the search", "notebook 02 (search)")
     show, number, chosen = partial(drawn, record, source="search/epochs.jsonl"), num_operations(record), record.chosen_epoch
     pieces = [
-        show("search_losses", losses_told(epochs), lambda: plots.search_losses(steps, epochs)),
+        show("search_losses", losses_told(epochs, left_out), lambda: plots.search_losses(steps, epochs)),
         show("validation", scores_told(record), lambda: plots.validation(epochs, chosen)),
         show("entropy", entropy_told(epochs, number), lambda: plots.entropy(epochs, number)),
-        show("gamma_and_cosine", conflict_told(steps), lambda: plots.gamma_and_cosine(steps)),
+        show("gamma_and_cosine", conflict_told(steps, left_out), lambda: plots.gamma_and_cosine(steps)),
     ]
     return join(tag("div", *pieces, class_="pair"), *the_alphas(record))
 
@@ -218,15 +218,13 @@ def num_operations(record: Record) -> int:
     return len(record.preset["search"]["space"]["operations"])
 
 
-def losses_told(epochs: Sequence[Mapping[str, Any]]) -> str:
+def losses_told(epochs: Sequence[Mapping[str, Any]], left_out: str = "") -> str:
     """How far the weights' loss fell."""
-    key = "train/adversarial_loss"
+    key, about = "train/adversarial_loss", f"Losses of the search{left_out and f', {left_out}'}."
     first, last = epochs[0].get(key), epochs[-1].get(key)
     if first is None or last is None:
-        return "Losses of the search."
-    return (
-        f"Losses of the search. The weights' adversarial loss went from {first:.2f} in the first epoch to {last:.2f} in the last."
-    )
+        return about
+    return f"{about} The weights' adversarial loss went from {first:.2f} in the first epoch to {last:.2f} in the last."
 
 
 def scores_told(record: Record) -> str:
@@ -246,7 +244,7 @@ def entropy_told(epochs: Sequence[Mapping[str, Any]], operations: int) -> str:
     return f"Entropy of the alphas at the end: {ends} nats per edge, of {math.log(operations):.3f} where nothing is decided."
 
 
-def conflict_told(steps: Sequence[Mapping[str, Any]]) -> str:
+def conflict_told(steps: Sequence[Mapping[str, Any]], left_out: str = "") -> str:
     """How often the objectives pulled apart."""
     cosines = [step["gradient_cosine"] for step in steps if step.get("gradient_cosine") is not None]
     gammas = [step["gamma"] for step in steps if step.get("gamma") is not None]
@@ -254,7 +252,8 @@ def conflict_told(steps: Sequence[Mapping[str, Any]]) -> str:
         return "No stage of this search weighed two objectives."
     against = sum(cosine < 0 for cosine in cosines)
     return (
-        f"The stage with two objectives: mean gamma (weight of the natural one) {sum(gammas) / len(gammas):.2f}; "
+        f"The stage with two objectives{left_out and f', {left_out} of it'}: "
+        f"mean gamma (weight of the natural one) {sum(gammas) / len(gammas):.2f}; "
         f"the gradients were in conflict in {against} of {len(cosines)} steps."
     )
 
@@ -280,17 +279,17 @@ def cells(record: Record) -> Markup:
 
 def training(record: Record) -> Markup:
     """Curves of each network; the found one open, the others folded."""
-    trained = {name: history for name, history in record.training.items() if history.epochs}
+    trained = {name: epochs for name, epochs in record.training.items() if epochs}
     if not trained:
         return missing("the retraining", "notebook 03 (retrain)")
     pieces: list[Markup] = []
-    for name, history in trained.items():
-        best = next((each for each in history.epochs if each["epoch"] == history.epochs[-1].get("best_epoch")), history.epochs[-1])
+    for name, epochs in trained.items():
+        best = next((each for each in epochs if each["epoch"] == epochs[-1].get("best_epoch")), epochs[-1])
         eps = eps_text(record.preset["training"]["held_out_attack"]["eps"])
         scores = [f"{k} {percent(best[key])}" for k in (NATURAL, "adversarial") if (key := f"validation/{k}_accuracy") in best]
-        caption = f"{name}: best of {len(history.epochs)} epochs is {best['epoch']}; held out: {', '.join(scores)} (eps {eps})."
+        caption = f"{name}: best of {len(epochs)} epochs is {best['epoch']}; held out: {', '.join(scores)} (eps {eps})."
         saved = "training_curves" if name == FOUND else f"training_curves_{name}"
-        make = partial(plots.training_curves, history.epochs)
+        make = partial(plots.training_curves, epochs)
         figure = drawn(record, saved, caption, make, source=f"networks/{name}/epochs.jsonl")
         pieces.append(figure if not pieces else tag("details", tag("summary", f"{name}: training curves"), figure))
     return join(*pieces)
