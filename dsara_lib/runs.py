@@ -303,6 +303,13 @@ class RunStore:
             )
         return run
 
+    def amend(self, run: Run, settings: Mapping[str, Any]) -> None:
+        """Write settings that mean the same as those in the folder, such as a new place of the same data."""
+        card, described = self._readable(run), describe(settings)
+        if card["settings"] != described:
+            write_json(run.path("settings.json"), described)
+            write_json(run.path("run.json"), {**card, "settings": described})  # last: killed before it, the next call writes both
+
     def find(self, name: str) -> Run:
         """An existing run. Raises FileNotFoundError that lists those there are."""
         run = Run(Path(self.root) / name)
