@@ -25,7 +25,7 @@ from .errors import WorkbookError
 from .evaluation import Evaluation, Evaluator, Row, TransferMatrix, black_box, digest, load_evaluation, white_box
 from .image_files import expand
 from .presets import Preset, attacks_at, fit, make_preset
-from .runs import RUN_NAME, Run, RunStore, generator
+from .runs import RUN_NAME, Run, RunStore, environment, generator, read_json
 from .search import Searcher
 from .soundness import Check, board, probe, save
 from .soundness import load as load_board
@@ -33,6 +33,7 @@ from .training import TrainConfig, Trainer, load_card, load_network, natural
 
 FOUND = "found"
 FOLDER = "folder:"
+BITS_DEPEND_ON = {"all": ("torch", "platform"), "cpu": ("cpu", "threads"), "cuda": ("cuda_devices", "deterministic")}
 IDENTITY = "data_identity"  # in a run's settings: what its data are called and their checksum, wherever they lie
 
 
@@ -50,6 +51,18 @@ class Experiment:
         """Let torch use as many threads as the profile says: on small tensors and a busy machine several wait for each other."""
         if self.preset.threads is not None:
             torch.set_num_threads(self.preset.threads)
+
+    def changed_since_begun(self) -> str:
+        """A sentence on what is not as it was when the run was made and may change the last bits of what follows, or ""."""
+        path = self.run.path("environment.json")
+        before, now = read_json(path) if path.is_file() else {}, environment()
+        names = [*BITS_DEPEND_ON["all"], *BITS_DEPEND_ON[self.device.type]]
+        if self.preset.threads is not None:
+            names = [name for name in names if name != "threads"]
+        changed = [f"{name} {before[name]} then, {now[name]} now" for name in names if name in before and before[name] != now[name]]
+        if not changed:
+            return ""
+        return f"what follows may differ in its last bits from an uninterrupted run: {'; '.join(changed)}"
 
     # -- search ------------------------------------------------------------------------------------------------------
 

@@ -41,8 +41,10 @@ def begin(names: dict[str, Any]) -> Experiment:
 
     With PROFILE among the parameters the run is made or gone on with; without, it must exist. Raises WorkbookError.
     """
+    from .capture import compute_as_asked
     from .experiment import find_experiment, open_experiment
 
+    compute_as_asked()
     given = checked_parameters(names, only_declared=BEGUN not in names)
     names[BEGUN] = True
     places = {"results": from_here(given.get("RESULTS", "../results")), "data_root": from_here(given.get("DATA_ROOT", "../data"))}
@@ -61,6 +63,8 @@ def begin(names: dict[str, Any]) -> Experiment:
     else:
         experiment = find_experiment(given["RUN"], device=given["DEVICE"], **places)
     experiment.use_its_threads()
+    if changed := experiment.changed_since_begun():
+        print("warning:", changed)
     return experiment
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import JOBS, outcome, work
+from killing import JOBS, jobs, outcome, work
 from toys import bits
 
+from dsara_lib.errors import InUse
 from dsara_lib.runs import Checkpoints
 
 KILLS = 10  # of each job
@@ -79,6 +80,9 @@ def test_killed_thirty_times_at_random_moments_and_started_again_ends_with_the_s
             points = worker.points()
             assert f"begin {job}" in points, f"{job} was done before all its kills had come"
             passed = [next(points) for _ in range(draw.randint(1, POINTS))]
+            if not killed_at:  # a second process, while the first is at work
+                with pytest.raises(InUse, match="search is at work already, in this notebook or another process"):
+                    next(next(jobs(folder))[1])
             if draw.random() < 0.4:  # not at a point, but some time after it: within a step, too
                 worker.here.send("go on")
                 time.sleep(draw.uniform(0, 0.02))
