@@ -10,6 +10,7 @@ import builtins
 import json
 import os
 import re
+import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -227,21 +228,31 @@ def one_kernel() -> Iterator[Any]:
     try:
         yield manager
     except KeyboardInterrupt:
-        _let_it_stop(manager)
+        _on_a_thread(_let_it_stop, manager)
         raise
     finally:
+        _on_a_thread(manager.shutdown_kernel, True)
+
+
+def _on_a_thread(function: Callable[[Any], Any], given: Any) -> None:
+    """Call it there, whatever it raises: this thread's loop still waits for what papermill was waiting for when interrupted."""
+
+    def call() -> None:
         with suppress(Exception):
-            manager.shutdown_kernel(now=True)
+            function(given)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join()
 
 
 def _let_it_stop(manager: Any) -> None:
-    """Interrupt the cell under way and wait until it has kept what it can."""
+    """Interrupt the cell under way and wait until it has kept what it can; no longer where it takes too long, or is dead."""
     manager.interrupt_kernel()
     client = manager.client()
     client.start_channels()
     try:
-        with suppress(RuntimeError):  # it takes too long, or is dead
-            client.wait_for_ready(timeout=SECONDS_TO_STOP)
+        client.wait_for_ready(timeout=SECONDS_TO_STOP)
     finally:
         client.stop_channels()
 
