@@ -78,7 +78,7 @@ class Command:
     def end(self) -> str:
         """All that it printed; it must end well."""
         code = self.process.wait(4 * PATIENCE)
-        self.reader.join(PATIENCE)
+        self.reader.join(10)
         assert code == 0, "".join(self.printed)
         return "".join(self.printed)
 
@@ -179,7 +179,7 @@ def test_a_notebook_stopped_and_killed_with_its_kernel_leaves_what_library_calls
     assert stopped.wait_for(lambda: epochs(0)), "".join(stopped.printed)
     stopped.process.terminate()
     assert stopped.process.wait(PATIENCE) == 128 + signal.SIGTERM
-    stopped.reader.join(PATIENCE)
+    stopped.reader.join(10)
     assert stopped.printed[-1] == "stopped; the same command goes on from there\n" and not epochs(3)
     killed = command()
     assert killed.wait_for(lambda: any(search.parent.glob("figures/.*.part"))), "".join(killed.printed)
