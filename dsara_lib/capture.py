@@ -1,4 +1,4 @@
-"""How passes through a network run on a device: at which precision, and on a GPU recorded once and then replayed.
+"""How passes through a network run on a device: at which precision, repeatably or not, and on a GPU recorded and replayed.
 
 A step of the search starts tens of thousands of small kernels, which takes a GPU longer than to compute them. `Captured` records
 what a function starts in a CUDA graph, and starts it all with one call from then on.
@@ -7,9 +7,10 @@ what a function starts in a CUDA graph, and starts it all with one call from the
 from __future__ import annotations
 
 import gc
+import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -94,6 +95,24 @@ def _tf32_switches(backends: Any) -> list[tuple[Any, str, tuple[Any, Any]]]:
     if hasattr(backends.cudnn, "conv"):
         return [(at, "fp32_precision", ("ieee", "tf32")) for at in (backends.cuda.matmul, backends.cudnn.conv)]
     return [(at, "allow_tf32", (False, True)) for at in (backends.cuda.matmul, backends.cudnn)]
+
+
+# --------------------------------------------------------------------------------------------------------- repeatably
+
+DETERMINISTIC = "DSARA_DETERMINISTIC"  # an environment variable: kernels of notebooks and workers of a sweep inherit it
+
+
+def compute_as_asked(environment: MutableMapping[str, str] = os.environ) -> bool:
+    """Where DSARA_DETERMINISTIC=1 asks for it, a GPU gives the same bits each time from now on; see docs/determinism.md.
+
+    What torch can do in one order only by chance then raises RuntimeError. To be called before anything runs on the GPU.
+    """
+    asked = environment.get(DETERMINISTIC, "") not in ("", "0")
+    if asked:
+        environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may choose by the stream that it runs on
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    return asked
 
 
 # --------------------------------------------------------------------------------------------------- record and replay

@@ -2,10 +2,14 @@
 
 The notebooks and the command line meet here. `open_experiment` makes a run or goes on with one; `find_experiment` reads
 profile, data and seed from an existing folder, so that later steps only need its name.
+
+A run keeps the checksum of its images and labels. `folder:` data are known by it: they may be moved or renamed, and the same
+place with other images is refused, as it is for data sets with a name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,14 +24,18 @@ from .data import DataSet, Split, load
 from .distributed import ALONE, Group
 from .errors import WorkbookError
 from .evaluation import Evaluation, Evaluator, Row, TransferMatrix, black_box, digest, load_evaluation, white_box
+from .image_files import expand
 from .presets import Preset, attacks_at, fit, make_preset
-from .runs import Run, RunStore, generator
+from .runs import RUN_NAME, Run, RunStore, environment, generator, read_json
 from .search import Searcher
 from .soundness import Check, board, probe, save
 from .soundness import load as load_board
 from .training import TrainConfig, Trainer, load_card, load_network, natural
 
 FOUND = "found"
+FOLDER = "folder:"
+BITS_DEPEND_ON = {"all": ("torch", "platform"), "cpu": ("cpu", "threads"), "cuda": ("cuda_devices", "deterministic")}
+IDENTITY = "data_identity"  # in a run's settings: what its data are called and their checksum, wherever they lie
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,18 @@ class Experiment:
         """Let torch use as many threads as the profile says: on small tensors and a busy machine several wait for each other."""
         if self.preset.threads is not None:
             torch.set_num_threads(self.preset.threads)
+
+    def changed_since_begun(self) -> str:
+        """A sentence on what is not as it was when the run was made and may change the last bits of what follows, or ""."""
+        path = self.run.path("environment.json")
+        before, now = read_json(path) if path.is_file() else {}, environment()
+        names = [*BITS_DEPEND_ON["all"], *BITS_DEPEND_ON[self.device.type]]
+        if self.preset.threads is not None:
+            names = [name for name in names if name != "threads"]
+        changed = [f"{name} {before[name]} then, {now[name]} now" for name in names if name in before and before[name] != now[name]]
+        if not changed:
+            return ""
+        return f"what follows may differ in its last bits from an uninterrupted run: {'; '.join(changed)}"
 
     # -- search ------------------------------------------------------------------------------------------------------
 
@@ -205,28 +225,75 @@ def open_experiment(
     results: str | Path = "results",
     data_root: str | Path = "data",
 ) -> Experiment:
-    """Make the run or go on with it. Raises WorkbookError for unknown names and where the folder has other settings."""
+    """Make the run or go on with it.
+
+    Raises WorkbookError for unknown names, and where the folder has other settings or was made on other images.
+    """
     preset = make_preset(profile, changes, variant)
     limit = preset.limit if limit is None else limit
     where = choose_device(device)
     loaded = load(data, root=data_root, limit=limit)
-    loaded = replace(loaded, name=short_name(data))
     preset = fit(preset, loaded)
     chosen = {"profile": profile, "changes": changes, "data": portable(data, results), "limit": limit, "seed": seed}
     chosen |= {"variant": variant} if variant else {}
-    opened = RunStore(Path(results)).open(run, {**chosen, "eps": loaded.eps, "preset": preset})
-    return Experiment(run=opened, preset=preset, data=loaded, seed=seed, device=where)
+    settings = {**chosen, "eps": loaded.eps, "preset": preset}
+    opened, known_as = _open_on(loaded, RunStore(Path(results)), run, settings)
+    return Experiment(run=opened, preset=preset, data=replace(loaded, name=known_as), seed=seed, device=where)
+
+
+def _open_on(data: DataSet, store: RunStore, run: str, settings: dict[str, Any]) -> tuple[Run, str]:
+    """The run of that name on these data, and what it calls them. Raises WorkbookError where it was made on others."""
+    place, known = settings["data"], {"name": short_name(settings["data"]), "checksum": checksum_of(data)}
+    made = _made_on(store, run)
+    if made is None:
+        opened = store.open(run, {**settings, IDENTITY: known})
+    elif IDENTITY not in made:  # made before there were checksums: its data are known by their place, as they were
+        opened = store.open(run, settings)
+    else:
+        moved = place.startswith(FOLDER) and str(made["data"]).startswith(FOLDER)
+        before = made[IDENTITY] if isinstance(made[IDENTITY], dict) else {}
+        if before.get("checksum") != known["checksum"] and (moved or place == made["data"]):
+            raise WorkbookError(
+                f"run {run!r} was made on other images or labels: those of {place} have the checksum {known['checksum']}, "
+                f"its own {before.get('checksum')}; give it the data it was made on, or choose another run name"
+            )
+        known = {**known, "name": str(before.get("name"))}
+        opened = store.open(run, {**settings, "data": made["data"] if moved else place, IDENTITY: known})
+    store.amend(opened, {**settings, IDENTITY: known})
+    return opened, known["name"]
+
+
+def _made_on(store: RunStore, run: str) -> dict[str, Any] | None:
+    """The settings in a run's folder; None where there is no such run."""
+    if not RUN_NAME.fullmatch(run) or not (Path(store.root) / run / "run.json").is_file():
+        return None
+    return _as_opened(store.find(run))
+
+
+def checksum_of(data: DataSet) -> str:
+    """A checksum of classes, images and labels, in training and test; 0.1 s for each 100 MB."""
+    values = hashlib.sha256(repr(data.classes).encode())
+    for split in (data.train, data.test):
+        values.update(repr(tuple(split.images.shape)).encode())
+        for tensor in (split.images, split.labels):
+            values.update(tensor.cpu().contiguous().numpy().data)
+    return values.hexdigest()[:16]
 
 
 def find_experiment(
     run: str, *, device: str = "auto", results: str | Path = "results", data_root: str | Path = "data"
 ) -> Experiment:
-    """The run of that name with the settings in its folder. Raises FileNotFoundError that lists the runs there are."""
+    """The run of that name with the settings in its folder.
+
+    Raises FileNotFoundError that lists the runs there are, or says how to tell where its images now lie.
+    """
     settings = _as_opened(RunStore(Path(results)).find(run))
+    data = _each_path(settings["data"], lambda path: os.path.normpath(os.path.join(results, path)))
+    _still_there(run, data)
     return open_experiment(
         run,
         profile=settings["profile"],
-        data=_each_path(settings["data"], lambda path: os.path.normpath(os.path.join(results, path))),
+        data=data,
         limit=settings["limit"],
         seed=settings["seed"],
         changes=settings["changes"],
@@ -235,6 +302,17 @@ def find_experiment(
         results=results,
         data_root=data_root,
     )
+
+
+def _still_there(run: str, data: str) -> None:
+    if data.startswith(FOLDER):
+        try:
+            expand(data.removeprefix(FOLDER))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the images of run {run!r} are no longer where they were ({error}); say once where they are now, by the command "
+                "that made the run with --data folder:NEW in it, or move them back"
+            ) from error
 
 
 def _as_opened(run: Run) -> dict[str, Any]:
@@ -260,11 +338,11 @@ def absolute(data: str) -> str:
 
 
 def _each_path(data: str, change: Callable[[str], str]) -> str:
-    if not data.startswith("folder:"):
+    if not data.startswith(FOLDER):
         return data
-    return "folder:" + ",".join(change(part.strip()) for part in data.removeprefix("folder:").split(","))
+    return FOLDER + ",".join(change(part.strip()) for part in data.removeprefix(FOLDER).split(","))
 
 
 def short_name(data: str) -> str:
     """How a data set is called in tables and figures: of `folder:` paths only the last part of the first."""
-    return "folder:" + Path(data.removeprefix("folder:").split(",")[0]).name if data.startswith("folder:") else data
+    return FOLDER + Path(data.removeprefix(FOLDER).split(",")[0]).name if data.startswith(FOLDER) else data

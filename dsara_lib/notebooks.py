@@ -10,6 +10,7 @@ import builtins
 import json
 import os
 import re
+import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -42,8 +43,10 @@ def begin(names: dict[str, Any]) -> Experiment:
 
     With PROFILE among the parameters the run is made or gone on with; without, it must exist. Raises WorkbookError.
     """
+    from .capture import compute_as_asked
     from .experiment import find_experiment, open_experiment
 
+    compute_as_asked()
     given = checked_parameters(names, only_declared=BEGUN not in names)
     names[BEGUN] = True
     places = {"results": from_here(given.get("RESULTS", "../results")), "data_root": from_here(given.get("DATA_ROOT", "../data"))}
@@ -62,6 +65,8 @@ def begin(names: dict[str, Any]) -> Experiment:
     else:
         experiment = find_experiment(given["RUN"], device=given["DEVICE"], **places)
     experiment.use_its_threads()
+    if changed := experiment.changed_since_begun():
+        print("warning:", changed)
     return experiment
 
 
@@ -230,21 +235,31 @@ def one_kernel() -> Iterator[Any]:
     try:
         yield manager
     except KeyboardInterrupt:
-        _let_it_stop(manager)
+        _on_a_thread(_let_it_stop, manager)
         raise
     finally:
+        _on_a_thread(manager.shutdown_kernel, True)
+
+
+def _on_a_thread(function: Callable[[Any], Any], given: Any) -> None:
+    """Call it there, whatever it raises: this thread's loop still waits for what papermill was waiting for when interrupted."""
+
+    def call() -> None:
         with suppress(Exception):
-            manager.shutdown_kernel(now=True)
+            function(given)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join()
 
 
 def _let_it_stop(manager: Any) -> None:
-    """Interrupt the cell under way and wait until it has kept what it can."""
+    """Interrupt the cell under way and wait until it has kept what it can; no longer where it takes too long, or is dead."""
     manager.interrupt_kernel()
     client = manager.client()
     client.start_channels()
     try:
-        with suppress(RuntimeError):  # it takes too long, or is dead
-            client.wait_for_ready(timeout=SECONDS_TO_STOP)
+        client.wait_for_ready(timeout=SECONDS_TO_STOP)
     finally:
         client.stop_channels()
 

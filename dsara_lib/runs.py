@@ -196,7 +196,9 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cuda_devices": devices,
         "cuda": torch.version.cuda if devices else None,
         "executable": Path(sys.executable).name,
@@ -344,6 +346,13 @@ class RunStore:
                 "give the same settings or another run name"
             )
         return run
+
+    def amend(self, run: Run, settings: Mapping[str, Any]) -> None:
+        """Write settings that mean the same as those in the folder, such as a new place of the same data."""
+        card, described = self._readable(run), describe(settings)
+        if card["settings"] != described:
+            write_json(run.path("settings.json"), described)
+            write_json(run.path("run.json"), {**card, "settings": described})  # last: killed before it, the next call writes both
 
     def find(self, name: str) -> Run:
         """An existing run. Raises FileNotFoundError that lists those there are, of many the nearest."""

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toys import SEARCH, bits, toy_data
+from toys import SEARCH, bits, search_outcome, toy_data
 
 from dsara_lib.engine import run_epochs
 from dsara_lib.errors import WorkbookError
@@ -23,17 +23,30 @@ ON_A_SMALL_DISK = """
 import sys
 from pathlib import Path
 import torch
+from toys import SEARCH, search_outcome, toy_data
+from dsara_lib.engine import run_epochs
 from dsara_lib.errors import WorkbookError
 from dsara_lib.runs import Checkpoints
+from dsara_lib.search import Searcher
 
-folder = Path(sys.argv[1])
-for epoch in range(1, 6):
+torch.set_num_threads(1)
+disk, ballast = Path(sys.argv[1]), Path(sys.argv[1]) / "ballast"
+for kept in (600_000, 0):  # bytes that others hold, and let go of in the end
+    ballast.write_bytes(bytes(kept))
     try:
-        Checkpoints(folder).save(epoch, {"epoch": epoch, "weights": torch.arange(epoch * 20_000)})
+        for event in run_epochs(Searcher(toy_data(), SEARCH), disk / "job"):
+            if event.kind == "epoch" and event.epoch == 1 and kept:
+                with ballast.open("ab", buffering=0) as file:
+                    while file.write(bytes(4096)) == 4096:
+                        pass
+    except OSError:
+        raise SystemExit("no full disk is told as one") from None
     except WorkbookError as error:
         print(error)
-        break
-print(Checkpoints(folder).load()[0]["epoch"], sorted(path.name[:12] for path in folder.iterdir()))
+        print(Checkpoints(disk / "job").load()[0]["job"]["epoch"], [path.name for path in disk.rglob("*.part")])
+for _ in run_epochs(Searcher(toy_data(), SEARCH), Path(sys.argv[2])):
+    pass
+print(search_outcome(disk / "job") == search_outcome(Path(sys.argv[2])))
 """
 
 
@@ -46,18 +59,22 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="no file system can be mounted here")
-def test_a_disk_that_fills_up_at_a_commit_keeps_the_last_whole_one(tmp_path: Path) -> None:
-    script = 'mount -t tmpfs -o size=1m tmpfs "$1" && exec "$2" -c "$3" "$1"'
+def test_a_disk_that_fills_up_at_a_commit_keeps_the_last_whole_one_and_with_room_again_the_end_has_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    script = 'mount -t tmpfs -o size=1m tmpfs "$1" && exec "$2" -c "$3" "$1" "$4"'
+    here = Path(__file__).parent
+    (tmp_path / "disk").mkdir()
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "-", str(tmp_path), sys.executable, ON_A_SMALL_DISK],
+        ["unshare", "-rm", "sh", "-c", script, "-", tmp_path / "disk", sys.executable, ON_A_SMALL_DISK, tmp_path / "roomy"],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    sentence, kept = done.stdout.splitlines()
+    sentence, kept, same = done.stdout.splitlines()
     assert sentence.startswith("the disk is full: ") and sentence.endswith("free some space and give the same command again")
-    assert kept == "3 ['epoch-000002', 'epoch-000003']"  # 160 kB more each time: the fourth does not fit beside them
+    assert (kept, same) == ("1 []", "True")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -76,19 +93,24 @@ def test_a_full_disk_is_one_sentence_and_other_troubles_are_not_hidden(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_clock_that_jumps_back_and_a_moved_folder_do_no_harm(tmp_path: Path) -> None:
-    for event in run_epochs(Searcher(toy_data(), SEARCH), tmp_path / "here"):
-        if event.kind == "epoch":
-            break
-    for age, path in enumerate(sorted((tmp_path / "here").glob("epoch-*.pt"))):
-        os.utime(path, (2e9 - 1e8 * age, 2e9 - 1e8 * age))  # the oldest seems the newest, and all lie in the future
-    (tmp_path / "here").rename(tmp_path / "there")
-    told = [event.kind for event in run_epochs(Searcher(toy_data(), SEARCH), tmp_path / "there")]
-    assert told[0] == "restored" and told.count("epoch") == SEARCH.epochs - 1
+def test_a_clock_that_jumps_back_and_forth_between_commits_and_a_moved_folder_do_no_harm(tmp_path: Path) -> None:
+    folder, jumps, done = tmp_path / "0", 0, 0
+    while done < SEARCH.epochs:
+        # Stopped within each epoch; each newer commit looks older than the one before, the next time newer by years.
+        for event in run_epochs(Searcher(toy_data(), SEARCH), folder):
+            files = sorted(folder.glob("epoch-*.pt"), key=lambda path: (path.name[:12], path.stat().st_mtime_ns))
+            for age, path in enumerate(files):
+                moment = 2e9 + (-1) ** jumps * 1e8 * age
+                os.utime(path, (moment, moment))
+            assert event.epoch >= done, "an older commit was taken for the newest"
+            done = event.epoch
+            if event.kind == "step" and (jumps := jumps + 1) % 2:
+                break
+        folder = folder.rename(tmp_path / str(jumps + 1))
+    assert jumps > SEARCH.epochs
     for _ in run_epochs(Searcher(toy_data(), SEARCH), tmp_path / "uninterrupted"):
         pass
-    ends = [Checkpoints(tmp_path / name).load()[0] for name in ("there", "uninterrupted")]
-    assert bits(ends[0]) == bits(ends[1])
+    assert search_outcome(folder) == search_outcome(tmp_path / "uninterrupted")
 
 
 FOLLOWING = """

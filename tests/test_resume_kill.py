@@ -1,4 +1,4 @@
-"""Search and training, killed with SIGKILL at random moments and started again, end with the bits of an uninterrupted run."""
+"""Search, training and AutoAttack, killed with SIGKILL thirty times in a row, end with the bits of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -7,95 +7,97 @@ import os
 import random
 import signal
 import time
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-from toys import SEARCH, TRAIN, bits, toy_blueprint, toy_data
+import pytest
+from killing import JOBS, jobs, outcome, work
+from toys import bits
 
-from dsara_lib.engine import run_epochs
-from dsara_lib.history import read_history
+from dsara_lib.errors import InUse
 from dsara_lib.runs import Checkpoints
-from dsara_lib.search import Searcher
-from dsara_lib.training import Trainer
 
-KILLS = 3
+KILLS = 10  # of each job
+POINTS = 24  # passed at most before a kill; an epoch has about as many
 PATIENCE = 60  # seconds in which something must happen
-FILES = (
-    "search/alphas.npz",
-    "search/genotype.json",
-    "training/best/weights.safetensors",
-    "training/best/card.json",
-    "training/last/weights.safetensors",
-    "training/last/card.json",
-)
+FILES = {
+    *("search/alphas.npz", "search/genotype.json", "evaluation/found.npz", "evaluation/found.json", "evaluation/white_box.csv"),
+    *(f"training/{which}/{file}" for which in ("best", "last") for file in ("card.json", "weights.safetensors")),
+}
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 
 
-def work(folder: Path, told: Connection | None = None) -> None:
-    """What a command does: search, then train what was found; each event is told."""
-    torch.set_num_threads(1)
-    data = toy_data()
-    searcher = Searcher(data, SEARCH)
-    for event in run_epochs(searcher, folder / "search"):
-        if told is not None:
-            told.send(f"search: {event}")
-    blueprint = toy_blueprint(genotype=searcher.chosen(), drop_path=0.2)
-    trainer = Trainer(blueprint, data, replace(TRAIN, cutout=2))
-    for event in run_epochs(trainer, folder / "training"):
-        if told is not None:
-            told.send(f"training: {event}")
+class Worker:
+    """A process forked from a server that has imported torch once: what is killed is a process like any other."""
 
+    def __init__(self, context: Any, folder: Path):
+        self.here, there = context.Pipe()
+        self.process = context.Process(target=work, args=(folder, there))
+        self.process.start()
+        there.close()
 
-def outcome(folder: Path) -> Any:
-    """Alphas, all weights, optimizers, random numbers, histories and written files, to the bit."""
-    found: list[Any] = [(folder / name).read_bytes() for name in FILES]
-    for job in ("search", "training"):
-        state, warnings = Checkpoints(folder / job).load()
-        assert state is not None and warnings == []
-        history = read_history(folder / job)
-        found += [state, history.steps, history.epochs]
-    return bits(found)
+    def points(self) -> Iterator[str]:
+        """What it is about to do, point by point; it waits at each until the next is asked for."""
+        while (point := self._next(self.here)) is not None:
+            yield point
+            self.here.send("go on")
 
-
-def test_killed_at_random_moments_and_started_again_ends_with_the_same_bits(tmp_path):
-    # A server that has imported torch once forks each process: what is killed is a process like any other.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch._dynamo"])
-    seed = int(os.environ.get("KILL_SEED", time.time_ns()))
-    print(f"KILL_SEED={seed}")
-    draw = random.Random(seed)
-
-    def start() -> tuple[Any, Connection]:
-        told, tell = context.Pipe(duplex=False)
-        process = context.Process(target=work, args=(tmp_path / "killed", tell))
-        process.start()
-        tell.close()
-        return process, told
-
-    def next_event(told: Connection) -> str | None:
-        assert told.poll(PATIENCE), f"nothing happened for {PATIENCE} s"
+    @staticmethod
+    def _next(here: Connection) -> str | None:
+        assert here.poll(PATIENCE), f"nothing happened for {PATIENCE} s"
         try:
-            return told.recv()
+            return here.recv()
         except EOFError:
             return None
 
-    for _ in range(KILLS):
-        process, told = start()
-        events = [next_event(told) for _ in range(draw.randint(2, 7))]  # of 23 in all
-        time.sleep(draw.uniform(0, 0.05))
-        process.kill()
-        process.join(PATIENCE)
-        print("killed after", *events, sep="\n  ")
-        assert process.exitcode == -signal.SIGKILL, "it had ended before it was killed"
-    process, told = start()
-    events = []
-    while (event := next_event(told)) is not None:
-        events.append(event)
-    process.join(PATIENCE)
-    assert process.exitcode == 0 and events[0] is not None and events[0].startswith("search: restored")
-    assert not list((tmp_path / "killed").rglob(".epoch-*.part")), "a killed commit left its file behind"
+    def kill(self) -> None:
+        """SIGKILL: it cannot be caught."""
+        self.process.kill()
+        self.process.join(PATIENCE)
+        assert self.process.exitcode == -signal.SIGKILL, "it had ended before it was killed"
 
+
+@pytest.fixture
+def context(monkeypatch: pytest.MonkeyPatch) -> Any:
+    # The server finds the tests' modules as this process does.
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here.parent), str(here), os.environ.get("PYTHONPATH", "")]))
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["torch", "torch._dynamo", "killing"])
+    return found
+
+
+def test_killed_thirty_times_at_random_moments_and_started_again_ends_with_the_same_bits(tmp_path: Path, context: Any) -> None:
+    seed = int(os.environ.get("KILL_SEED", 7))
+    draw, folder, killed_at = random.Random(seed), tmp_path / "killed", Counter[str]()
+    for job in JOBS:
+        for _ in range(KILLS):
+            worker = Worker(context, folder)
+            points = worker.points()
+            assert f"begin {job}" in points, f"{job} was done before all its kills had come"
+            passed = [next(points) for _ in range(draw.randint(1, POINTS))]
+            if not killed_at:  # a second process, while the first is at work
+                with pytest.raises(InUse, match="search is at work already, in this notebook or another process"):
+                    next(next(jobs(folder))[1])
+            if draw.random() < 0.4:  # not at a point, but some time after it: within a step, too
+                worker.here.send("go on")
+                time.sleep(draw.uniform(0, 0.02))
+                passed[-1] = "in between"
+            worker.kill()
+            killed_at[passed[-1]] += 1
+            assert Checkpoints(folder / job).load()[1] == [], f"a kill {passed[-1]} damaged a commit"
+    assert killed_at.total() == KILLS * len(JOBS) == 30
+    print(f"KILL_SEED={seed}", *killed_at.items(), sep="\n  ")
+    worker = Worker(context, folder)
+    told = [point for point in worker.points() if " of " in point]
+    worker.process.join(PATIENCE)
+    assert worker.process.exitcode == 0 and told[:3] == ["restored of search", "done of search", "restored of training"]
+    assert not list(folder.rglob(".epoch-*.part")), "a killed commit left its file behind"
     work(tmp_path / "uninterrupted")
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "uninterrupted")
+    ends = [outcome(tmp_path / name) for name in ("killed", "uninterrupted")]
+    assert {*ends[0]} == {*ends[1]} == FILES | {*JOBS}
+    assert [name for name in ends[0] if bits(ends[0][name]) != bits(ends[1][name])] == []

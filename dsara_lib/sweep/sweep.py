@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..capture import compute_as_asked
 from ..data import load
 from ..engine import Event, run_epochs
 from ..errors import WorkbookError
@@ -70,6 +71,7 @@ class Sweep:
 
     def do(self, task: Task) -> Generator[Event, None, None]:
         """Search, train, attack; each goes on where it stopped."""
+        compute_as_asked()
         experiment, name = self.open(task), task.network
         experiment.use_its_threads()
         if not task.row.architecture:

@@ -1,0 +1,129 @@
+"""A run knows its data by their checksum: moved or renamed they are the same, altered they are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsara_lib import experiment
+from dsara_lib.errors import WorkbookError
+from dsara_lib.experiment import IDENTITY, checksum_of, find_experiment, open_experiment
+
+
+def photographs(folder: Path, seed: int = 0) -> Path:
+    """Two classes of two images in each split."""
+    draw = np.random.default_rng(seed)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            for number in range(2):
+                pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def settings_of(run: Path) -> dict[str, Any]:
+    """What the card says, and settings.json with it."""
+    card = json.loads((run / "run.json").read_text())["settings"]
+    assert json.loads((run / "settings.json").read_text()) == card
+    return card
+
+
+def made(tmp_path: Path) -> Path:
+    """The results folder of a run on `pets`."""
+    results = tmp_path / "results"
+    open_experiment("one", data=f"folder:{photographs(tmp_path / 'pets')}", device="cpu", results=results)
+    return results
+
+
+def test_data_that_moved_and_were_renamed_are_the_same_data_and_are_found_from_then_on(tmp_path: Path) -> None:
+    results = made(tmp_path)
+    before = settings_of(results / "one")
+    moved = shutil.move(tmp_path / "pets", tmp_path / "elsewhere" / "animals")
+    with pytest.raises(FileNotFoundError, match=r"'one' are no longer where they were .*--data folder:NEW") as caught:
+        find_experiment("one", results=results, device="cpu")
+    assert len(str(caught.value).splitlines()) == 1
+    opened = open_experiment("one", data=f"folder:{moved}", device="cpu", results=results)
+    found = find_experiment("one", results=results, device="cpu")
+    assert opened.data.name == found.data.name == "folder:pets", "the name that is in its checkpoints and tables"
+    assert settings_of(results / "one") == before | {"data": "folder:../elsewhere/animals"}
+
+
+def test_results_that_move_without_their_data_are_told_the_place_once(tmp_path: Path) -> None:
+    results = made(tmp_path)
+    there = shutil.move(results, tmp_path / "far" / "away" / "results")
+    with pytest.raises(FileNotFoundError, match="no longer where they were"):
+        find_experiment("one", results=there, device="cpu")
+    open_experiment("one", data=f"folder:{tmp_path / 'pets'}", device="cpu", results=there)
+    assert find_experiment("one", results=there, device="cpu").data.num_classes == 2
+
+
+def test_results_and_data_that_move_together_are_found(tmp_path: Path) -> None:
+    made(tmp_path / "here")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert find_experiment("one", results=tmp_path / "there" / "results", device="cpu").data.name == "folder:pets"
+
+
+@pytest.mark.parametrize("place", ["pets", "others"])
+def test_other_images_are_refused_at_the_same_place_and_at_another(tmp_path: Path, place: str) -> None:
+    results = made(tmp_path)
+    photographs(tmp_path / place, seed=1)
+    before = {path.name: path.read_bytes() for path in (results / "one").iterdir()}
+    with pytest.raises(WorkbookError, match=r"run 'one' was made on other images or labels: .*; give it the data") as caught:
+        open_experiment("one", data=f"folder:{tmp_path / place}", device="cpu", results=results)
+    assert len(str(caught.value).splitlines()) == 1
+    if place == "pets":
+        with pytest.raises(WorkbookError, match="other images or labels"):
+            find_experiment("one", results=results, device="cpu")
+    assert {path.name: path.read_bytes() for path in (results / "one").iterdir()} == before
+
+
+def test_other_settings_are_refused_before_a_new_place_is_written(tmp_path: Path) -> None:
+    results = made(tmp_path)
+    before = settings_of(results / "one")
+    moved = shutil.move(tmp_path / "pets", tmp_path / "animals")
+    with pytest.raises(WorkbookError, match=r"other settings \(seed: 0 here, 1 there"):
+        open_experiment("one", data=f"folder:{moved}", seed=1, device="cpu", results=results)
+    assert settings_of(results / "one") == before
+
+
+def test_a_run_made_before_there_were_checksums_opens_by_name_and_gets_one(tmp_path: Path) -> None:
+    results = made(tmp_path)
+    whole = settings_of(results / "one")
+    for name in ("settings.json", "run.json"):
+        written = json.loads((results / "one" / name).read_text())
+        (written if name == "settings.json" else written["settings"]).pop(IDENTITY)
+        (results / "one" / name).write_text(json.dumps(written))
+    shutil.copytree(tmp_path / "pets", tmp_path / "copy")
+    with pytest.raises(WorkbookError, match="made with other settings"):
+        open_experiment("one", data=f"folder:{tmp_path / 'copy'}", device="cpu", results=results)
+    find_experiment("one", results=results, device="cpu")
+    assert settings_of(results / "one") == whole
+
+
+def test_a_data_set_with_a_name_whose_images_were_altered_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = open_experiment("two", limit=4, device="cpu", results=tmp_path).data
+    altered = replace(digits, name="digits", train=replace(digits.train, labels=digits.train.labels.flip(0)))
+    monkeypatch.setattr(experiment, "load", lambda *_, **__: altered)
+    with pytest.raises(WorkbookError, match="those of digits have the checksum"):
+        open_experiment("two", limit=4, device="cpu", results=tmp_path)
+
+
+def test_a_checksum_follows_from_classes_images_and_labels_alone(tmp_path: Path) -> None:
+    digits = open_experiment("two", limit=4, device="cpu", results=tmp_path).data
+    assert checksum_of(replace(digits, name="other", eps=0.5)) == checksum_of(digits)
+    images = digits.test.images.clone()
+    images[0, 0, 0, 0] ^= 1
+    others = [
+        replace(digits, test=replace(digits.test, images=images)),
+        replace(digits, train=digits.test, test=digits.train),
+        replace(digits, classes=("nought", *digits.classes[1:])),
+    ]
+    assert len({checksum_of(each) for each in (digits, *others)}) == 4
