@@ -21,8 +21,9 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from . import upgrades
 from .errors import NotFinite, Stopped, WorkbookError
-from .runs import Checkpoints, describe, differences, held, read_jsonl, write_jsonl
+from .runs import Checkpoints, changed_since, describe, held, read_jsonl, write_jsonl
 
 Metrics = dict[str, Any]
 Batch = TypeVar("Batch")
@@ -255,16 +256,33 @@ def _state(job: Job, history: History) -> dict[str, Any]:
 
 
 def _restore(job: Job, history: History, state: Mapping[str, Any]) -> None:
-    if not {"settings", "job", "steps", "epochs"} <= set(state):
+    if not isinstance(state, Mapping) or not {"settings", "job", "steps", "epochs"} <= set(state):
         raise WorkbookError("the checkpoint holds no job state; delete it or choose another run name")
-    changed = differences(state["settings"], describe(job.settings()))
+    try:
+        changed = changed_since(upgrades.job_settings(state["settings"]), job.settings())
+    except WorkbookError as error:
+        raise WorkbookError(f"the checkpoint holds {error}") from error
     if changed:
         raise WorkbookError(
             f"the checkpoint was made with other settings ({'; '.join(changed[:3])}; 'here' is the checkpoint's); "
             "give the same settings or another run name"
         )
-    job.load_state_dict(state["job"])
+    _load(job, state["job"])
     history.steps[:], history.epochs[:] = state["steps"], state["epochs"]
+
+
+def _load(job: Job, state: Any) -> None:
+    """Take a job to a saved state, or say that it is none of such a job."""
+    try:
+        job.load_state_dict(state)
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines() or [""]
+        raise WorkbookError(
+            f"the checkpoint does not hold the state of such a job ({type(error).__name__}: {reason[0]}); "
+            "go on with the version that made it or give another run name"
+        ) from error
 
 
 @contextmanager

@@ -371,7 +371,7 @@ class Trainer:
         """What a checkpoint must agree with."""
         return {
             "blueprint": self.blueprint.to_dict(),
-            "config": describe(self.config),
+            "config": self.config,
             "seed": self.seed,
             "data": self.data_name,
             "images": [len(self.train), len(self.held_out)],
