@@ -15,6 +15,7 @@ import platform
 import re
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -250,6 +251,13 @@ def held(folder: str | Path, *, alone: bool = False) -> Iterator[None]:
         ours.release()
 
 
+def _require_stored(data: bytes) -> None:
+    """Raise unless it is an archive as torch writes it, with nothing packed in it that could unpack to more than the file."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("it is packed")
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """The last states of one job in its folder."""
@@ -288,6 +296,7 @@ class Checkpoints:
                 warnings.append(f"checkpoint {path.name} is damaged (its checksum does not match); using the one before it")
                 continue
             try:
+                _require_stored(data)
                 return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), warnings
             except Exception as error:  # torch.load raises many kinds for a foreign file
                 warnings.append(f"checkpoint {path.name} holds no state ({type(error).__name__}); using the one before it")
@@ -327,7 +336,7 @@ class Run:
         """
         card = read_json(self.path("run.json"))
         schema = card.get("schema") if isinstance(card, dict) else None
-        if type(schema) is not int or schema < OLDEST or "settings" not in card:
+        if type(schema) is not int or schema < OLDEST:
             raise WorkbookError(f"run {self.name!r} has run-folder schema {schema!r}; this version reads {OLDEST} to {SCHEMA}")
         if schema > SCHEMA:
             maker = f", {card['library'][:20]!r}" if isinstance(card.get("library"), str) else ""
@@ -335,6 +344,8 @@ class Run:
                 f"run {self.name!r} has run-folder schema {schema}; this version ({__version__}) reads {OLDEST} to {SCHEMA}: "
                 f"use the newer version that made it{maker}"
             )
+        if "settings" not in card:
+            raise WorkbookError(f"run {self.name!r}: its run.json holds no settings of a run")
         return upgrades.run_card(card, SCHEMA)
 
     def require(self, *parts: str, made_by: str) -> Path:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .architecture import AnyBlueprint, Classifier, Prepared, blueprint_from_dict, prepare
+from .architecture import AnyBlueprint, Classifier, Prepared, blueprint_from_dict, prepare, require_at_most
 from .attacks import PGD
 from .attacks.base import Attack, uniform_noise
 from .capture import Captured, Graphs, NoGraphs, graphs_on
@@ -459,11 +459,13 @@ def load_network(folder: str | Path, device: str | torch.device = "cpu") -> Clas
 
     folder = Path(folder)
     card = load_card(folder)
-    network = blueprint_from_dict(card.get("blueprint"), str(folder / "card.json")).build()
+    blueprint = blueprint_from_dict(card.get("blueprint"), str(folder / "card.json"))
     path = folder / "weights.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
+        require_at_most(blueprint, path.stat().st_size)
+        network = blueprint.build()
         network.load_state_dict(load(path.read_bytes()))
     except Exception as error:  # safetensors and load_state_dict raise several kinds for a foreign file
         reason = str(error).strip().splitlines()[0]
@@ -476,7 +478,9 @@ def load_card(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "card.json"
     card = read_json(path)
     if not isinstance(card, dict) or card.get("schema") != CARD_SCHEMA:
-        raise WorkbookError(f"{path}: expected a network card of schema {CARD_SCHEMA}")
+        schema = card.get("schema") if isinstance(card, dict) else None
+        newer = "; a newer version of this library made it" if isinstance(schema, int) and schema > CARD_SCHEMA else ""
+        raise WorkbookError(f"{path}: expected a network card of schema {CARD_SCHEMA}; got {str(schema)[:60]!r}{newer}")
     return card
 
 

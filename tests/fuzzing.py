@@ -96,7 +96,7 @@ def altered(document: Any, choices: Choices) -> Any:
                 donors = list(walk(document))
                 parent[key] = json.loads(json.dumps(donors[choices.among(len(donors))]))
             case _:
-                parent[key] = STRANGE[choices.among(len(STRANGE))]
+                parent[key] = json.loads(json.dumps(STRANGE[choices.among(len(STRANGE))]))
     return document
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 
 from ..errors import WorkbookError
 from ..runs import write_atomically
+
+LARGEST = 2**30  # bytes of arrays in a file; the largest evaluation, 10,000 images under 30 attacks, has 2.4 million
 
 
 def write_csv(path: str | Path, rows: list[dict[str, Any]]) -> None:
@@ -62,12 +65,23 @@ def _number(key: str, text: str) -> Any:
     return int(text) if key in COUNTS else float(text) if key in NUMBERS else text
 
 
+def _require_bounds(archive: zipfile.ZipFile) -> None:
+    """Raise ValueError for what would fill the memory: more than any evaluation, or packed so that its size is not known before."""
+    for member in archive.infolist():
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{member.filename!r} is packed in another way than numpy does")
+    size = sum(member.file_size for member in archive.infolist())
+    if size > LARGEST:
+        raise ValueError(f"its arrays take {size:,} bytes, more than {LARGEST:,}")
+
+
 def load_arrays(path: str | Path, *needed: str) -> dict[str, np.ndarray]:
     """The arrays of an npz file. Raises FileNotFoundError, and WorkbookError where it is damaged or lacks a needed one."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            _require_bounds(arrays.zip)
             read = {name: arrays[name] for name in arrays.files}
     except Exception as error:  # numpy, zipfile and zlib each raise kinds of their own for a damaged file
         raise WorkbookError(f"{path} is not an npz file of plain arrays: {error or type(error).__name__}") from error
