@@ -7,6 +7,7 @@ it goes on after the last commit. Either way it ends with the same bits on the C
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import sys
@@ -256,7 +257,7 @@ def _state(job: Job, history: History) -> dict[str, Any]:
 
 
 def _restore(job: Job, history: History, state: Mapping[str, Any]) -> None:
-    if not isinstance(state, Mapping) or not {"settings", "job", "steps", "epochs"} <= set(state):
+    if not _is_state(state):
         raise WorkbookError("the checkpoint holds no job state; delete it or choose another run name")
     try:
         changed = changed_since(upgrades.job_settings(state["settings"]), job.settings())
@@ -269,6 +270,17 @@ def _restore(job: Job, history: History, state: Mapping[str, Any]) -> None:
         )
     _load(job, state["job"])
     history.steps[:], history.epochs[:] = state["steps"], state["epochs"]
+
+
+def _is_state(state: Any) -> bool:
+    """Whether a checkpoint holds what `_state` makes, whatever the job's part of it is."""
+    if not isinstance(state, Mapping) or not {"settings", "job", "steps", "epochs"} <= set(state):
+        return False
+    try:
+        json.dumps(state["settings"])
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return isinstance(state["steps"], list) and isinstance(state["epochs"], list)
 
 
 def _load(job: Job, state: Any) -> None:

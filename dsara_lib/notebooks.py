@@ -187,11 +187,14 @@ def find(name: str) -> Path:
 
 
 def parameters_of(path: Path) -> dict[str, tuple[str, Any, str]]:
-    """Name: (type, default, help) of each line of the notebook's parameters cell."""
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        if "parameters" in cell.get("metadata", {}).get("tags", []):
-            found = PARAMETER.findall("".join(cell["source"]))
-            return {name: (kind.strip(), default, help_) for name, kind, default, help_ in found}
+    """Name: (type, default, help) of each line of the notebook's parameters cell. Raises WorkbookError where it is no notebook."""
+    try:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if "parameters" in cell.get("metadata", {}).get("tags", []):
+                found = PARAMETER.findall("".join(cell["source"]))
+                return {name: (kind.strip(), default, help_) for name, kind, default, help_ in found}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise WorkbookError(f"{path} is not a whole notebook ({type(error).__name__}: {error})") from error
     return {}
 
 
