@@ -40,7 +40,7 @@ CHECKPOINT = re.compile(r"epoch-(\d{6})\.([0-9a-f]{16})\.pt")
 def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Write the whole file or leave what was there. Creates the folder. Raises WorkbookError where the disk is full."""
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content  # half a letter, as JSON may hold, is a "?"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_beside_and_rename(path, data)
@@ -94,9 +94,17 @@ def read_json(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parsed(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError also where a number has thousands of digits
         raise WorkbookError(f"{path} is not valid JSON: {error}") from error
+
+
+def parsed(text: str) -> Any:
+    """The JSON of a file. Raises ValueError also for half a letter, which can be shown nowhere and written into no file."""
+    value = json.loads(text)
+    if "\\ud" in text or "\\uD" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -113,8 +121,8 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+                row = parsed(line)
+            except (ValueError, RecursionError) as error:
                 raise WorkbookError(f"{path}, line {number} is not valid JSON: {error}") from error
             if not isinstance(row, dict):
                 raise WorkbookError(f"{path}, line {number}: expected a JSON object")
