@@ -67,10 +67,10 @@ class Archive:
             self._zip = stack.enter_context(zipfile.ZipFile(path))
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # also of an unknown version, and misspelt names
             raise WorkbookError(f"{path} ({path.stat().st_size} bytes) is not a whole zip archive: {error}") from error
-        names = [name for name in self._zip.namelist() if not is_hidden(name)]
-        for name in names:
+        for name in self._zip.namelist():
             if points_out(name):
                 raise WorkbookError(f"{path} holds {name!r}, which points out of the archive")
+        names = [name for name in self._zip.namelist() if not is_hidden(name)]
         tops = {name.split("/")[0] for name in names}
         # An archive of a whole folder holds everything below that folder's name.
         self._prefix = f"{min(tops)}/" if len(tops) == 1 and not tops & {*SPLITS, "val"} else ""

@@ -83,6 +83,8 @@ def load_arrays(path: str | Path, *needed: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             _require_bounds(arrays.zip)
             read = {name: arrays[name] for name in arrays.files}
+        if not all(isinstance(each, np.ndarray) for each in read.values()):
+            raise ValueError("it holds other files")
     except Exception as error:  # numpy, zipfile and zlib each raise kinds of their own for a damaged file
         raise WorkbookError(f"{path} is not an npz file of plain arrays: {error or type(error).__name__}") from error
     missing = [name for name in needed if name not in read]
