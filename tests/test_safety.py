@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dsara_lib import image_files, notebooks
-from dsara_lib.architecture import Genotype, zoo
+from dsara_lib.architecture import Genotype, blueprint_from_dict, zoo
 from dsara_lib.architecture.blueprints import HARMLESS, _bound, require_at_most
 from dsara_lib.data import load
 from dsara_lib.drawing import cell_svg, network_svg, save_cells
@@ -304,6 +304,18 @@ def test_a_card_that_asks_for_more_than_its_weights_hold_builds_nothing(monkeypa
     require_at_most(blueprint, 0)  # small enough to be looked at
     with pytest.raises(WorkbookError, match="bytes of parameters; there are 1,000"):
         require_at_most(replace(blueprint, channels=20_000, num_cells=5), 1000)
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_cells": 10**30}, {"num_cells": 10**7}, {"channels": 10**30}, {"num_classes": 10**12}, {"in_channels": 10**9}]
+)
+def test_sizes_that_no_machine_holds_are_refused_at_once(change: dict[str, int]) -> None:
+    written = zoo.load("DSARA").blueprint(10).to_dict()
+    with pytest.raises(WorkbookError, match="at most"):
+        blueprint_from_dict({**written, **change})
+    for space in ({"num_nodes": 10**9}, {"filters": [1, 2, 10**12]}):
+        with pytest.raises(WorkbookError, match="does not describe a network"):
+            blueprint_from_dict({**written, "space": written["space"] | space})
 
 
 @pytest.mark.parametrize("name", ["DSARA", "RACL"])
