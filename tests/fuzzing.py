@@ -41,7 +41,7 @@ from dsara_lib.evaluation import load_arrays, load_evaluation, load_transfer_mat
 from dsara_lib.experiment import find_experiment
 from dsara_lib.image_files import read_image_folders, read_tiny_imagenet
 from dsara_lib.notebooks import parameters_of
-from dsara_lib.panel.runs import known_runs
+from dsara_lib.panel.runs import CURVES, browser, known_runs
 from dsara_lib.presets import fit, make_preset
 from dsara_lib.report.collection import collect
 from dsara_lib.report.record import read as read_record
@@ -192,6 +192,10 @@ class Files(dict[str, Any]):
     """Files of a folder by name."""
 
 
+class Lines(list[Any]):
+    """A document a line."""
+
+
 class State(dict[str, Any]):
     """What a checkpoint holds."""
 
@@ -202,6 +206,8 @@ def written(whole: Any) -> bytes:
         return whole
     if isinstance(whole, State):
         return saved(dict(whole))
+    if isinstance(whole, Lines):
+        return "".join(json.dumps(each) + "\n" for each in whole).encode()
     arrays = isinstance(whole, dict) and isinstance(next(iter(whole.values())), np.ndarray)
     return npz(**whole) if arrays else json.dumps(whole).encode()
 
@@ -212,6 +218,8 @@ def damaged(whole: Any, choices: Choices) -> bytes:
         return flipped(written(whole), choices)
     if isinstance(whole, State):
         return saved(other_state(dict(whole), choices))
+    if isinstance(whole, Lines):
+        return written(Lines(altered(list(whole), choices)))
     arrays = isinstance(whole, dict) and isinstance(next(iter(whole.values())), np.ndarray)
     return npz(**other_arrays(whole, choices)) if arrays else json.dumps(altered(whole, choices)).encode()
 
@@ -321,7 +329,8 @@ def one_of_a_folder(folder: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(damaged if each == name.decode() else written(whole))
     read_record(run)
-    known_runs(run.parent)
+    for curves in CURVES:
+        browser(run.parent, known_runs(run.parent), order="newest first", chosen=["strange"], curves=curves)
     collect(run.parent)
 
 
@@ -433,9 +442,14 @@ def folder_of_a_run() -> Files:
     with zipfile.ZipFile(Path(__file__).parent / "earlier" / "ad99ff5.zip") as archive:
         files = {name.removeprefix("finished/"): archive.read(name) for name in archive.namelist() if name.startswith("finished/")}
     suffixes = (".json", ".jsonl", ".csv", ".npz")
-    return Files(
-        {name: json.loads(each) if name.endswith(".json") else each for name, each in files.items() if name.endswith(suffixes)}
-    )
+    return Files({name: document(name, each) for name, each in files.items() if name.endswith(suffixes)})
+
+
+def document(name: str, content: bytes) -> Any:
+    """The file as something of which parts can be changed."""
+    if name.endswith(".jsonl"):
+        return Lines(map(json.loads, content.splitlines()))
+    return json.loads(content) if name.endswith(".json") else content
 
 
 def state_of_a_job() -> State:

@@ -18,6 +18,7 @@ ONCE_WRONG = {
         "8ac37ead7747580bc00b2d425a9fecbfa63d19b49582ae882164c68c662ace0b",
         "c6e15b11585c01ea0f32f6f32b2e9dca284b2c87d55d146ac6e746e7564f780f",
     ),
+    "folder of a run": ("9a7a74b14d912ae63576bb0235c53bfe900699ec9cf6ce37a0ecb896fdcc8b03",),
     "log of a job": (
         "7df869dff754c57856d148c9c948e066",
         "dac858b33d5e88319bd862d71afd9d78be38c28747910e88daa0005ec58db212",

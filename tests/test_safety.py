@@ -20,7 +20,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
-from fuzzing import FOLDER, TARGETS, Files
+from fuzzing import FOLDER, TARGETS, Files, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,7 +33,7 @@ from dsara_lib.drawing import cell_svg, network_svg, save_cells
 from dsara_lib.errors import WorkbookError
 from dsara_lib.evaluation import load_arrays
 from dsara_lib.image_files import read_image_folders, read_tiny_imagenet
-from dsara_lib.panel.runs import browser, known_runs
+from dsara_lib.panel.runs import CURVES, browser, known_runs
 from dsara_lib.report.record import read as read_record
 from dsara_lib.runs import Checkpoints, read_json
 
@@ -440,11 +440,28 @@ def test_nothing_of_a_strangers_run_becomes_markup_in_the_browser_of_runs(seed: 
             elif file.endswith(".csv"):
                 path.write_bytes(whole.replace(b"digits", SCRIPT.replace('"', '""').encode()).replace(b"FGSM", b"<script>"))
             else:
-                path.write_bytes(whole)
+                path.write_bytes(written(whole))
     (tmp_path / "one" / "search" / "epochs.jsonl").write_text(SCRIPT)
     runs = known_runs(tmp_path)
     view = browser(tmp_path, runs, order="name", chosen=["one", "two"], curves="losses of the search")
     assert "<script" not in view.html and "<img src=x" not in view.html and "alert(1)" in view.html
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e308", "-1e308"])
+def test_numbers_that_cannot_be_drawn_leave_the_browser_of_runs_standing(number: str, tmp_path: Path) -> None:
+    TARGETS["folder of a run"].read(tmp_path, b"\0")
+    run = tmp_path / "results" / "strange"
+    card = (run / "run.json").read_text()
+    (run / "run.json").write_text(card.replace('"eps": 0.15', f'"eps": {number}', 1))
+    for epochs in (run / "search" / "epochs.jsonl", run / "networks" / "found" / "epochs.jsonl"):
+        first, *others = map(json.loads, epochs.read_text().splitlines())
+        strange = {k: float(number) if isinstance(v, float) else v for k, v in first.items()}
+        epochs.write_text("".join(json.dumps(each) + "\n" for each in (strange, *others)))
+    table = run / "evaluation" / "white_box.csv"
+    table.write_text(table.read_text().replace("0.05,", f"{number.lower()},", 2))
+    for curves in CURVES:
+        view = browser(run.parent, known_runs(run.parent), order="newest first", chosen=["strange"], curves=curves)
+        assert "strange" in view.html
 
 
 @pytest.mark.parametrize("backend", ["pygraphviz", "matplotlib"])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PARTS = ("run.json", "settings.json", "search", "networks", "evaluation")
 ATTACKS = ("natural", "PGD20", "AutoAttack")
 HEAD = ("run", "profile", "data", "eps", "seed", "made", "epochs", *ATTACKS, "report")
+SHARES = ("accuracy", "low", "high", "eps")  # columns of the table of results
 LOOKS = (("blue", ""), ("vermillion", "7 2"), ("green", "2 2"), ("purple", "9 2 2 2"), ("orange", "4 2"), ("grey", "1 2"))
 DIFFERENCE = re.compile(r"(.+?): (.*) here, (.*) there", re.DOTALL)
 # Name: where the epochs are, and their metrics by caption.
@@ -153,10 +154,15 @@ def known(folder: Path) -> Known:
             len(part(lambda: read_jsonl(folder / "search" / "epochs.jsonl"))),
             len(part(lambda: read_jsonl(folder / "networks" / FOUND / "epochs.jsonl"))),
         ),
-        found={each["attack"]: each for each in rows if each["network"] == FOUND},
+        found={each["attack"]: each for each in rows if each["network"] == FOUND and all(map(_is_share, map(each.get, SHARES)))},
         report=(folder / "report.html").is_file(),
         trouble="; ".join(troubles),
     )
+
+
+def _is_share(value: Any) -> bool:
+    """Whether it can be drawn between 0 and 1."""
+    return isinstance(value, int | float) and 0 <= value <= 1  # NaN is not
 
 
 def _here(error: Exception, folder: Path) -> str:
@@ -181,7 +187,7 @@ def line(run: Known) -> list[str]:
     """The run's line of the table."""
     profile, seed = (str(run.settings.get(key, "")) for key in ("profile", "seed"))
     eps = run.settings.get("eps")
-    radius = eps_text(eps) if isinstance(eps, int | float) else ""
+    radius = eps_text(eps) if _is_share(eps) else ""
     accuracies = [f"{run.accuracy(each):.1f}" if each in run.found else "" for each in ATTACKS]
     epochs = " + ".join(map(str, run.epochs))
     return [run.name, profile, run.data, radius, seed, run.made, epochs, *accuracies, "yes" if run.report else "no"]

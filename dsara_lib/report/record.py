@@ -103,7 +103,7 @@ def read(folder: Path) -> Record:
             return reader()
         except FileNotFoundError:
             return otherwise
-        except (WorkbookError, KeyError, TypeError, ValueError) as error:
+        except (WorkbookError, KeyError, IndexError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
             record.troubles.append(f"{type(error).__name__}: {error}".replace(str(folder), folder.name))
             return otherwise
 
