@@ -187,7 +187,7 @@ def line(run: Known) -> list[str]:
     """The run's line of the table."""
     profile, seed = (str(run.settings.get(key, "")) for key in ("profile", "seed"))
     eps = run.settings.get("eps")
-    radius = eps_text(eps) if _is_share(eps) else ""
+    radius = eps_text(float(eps)) if isinstance(eps, int | float) and _is_share(eps) else ""
     accuracies = [f"{run.accuracy(each):.1f}" if each in run.found else "" for each in ATTACKS]
     epochs = " + ".join(map(str, run.epochs))
     return [run.name, profile, run.data, radius, seed, run.made, epochs, *accuracies, "yes" if run.report else "no"]
