@@ -7,6 +7,7 @@ it goes on after the last commit. Either way it ends with the same bits on the C
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import sys
@@ -21,10 +22,11 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from . import upgrades
 from .distributed import ALONE, Group
 from .errors import Everywhere, NotFinite, Stopped, WorkbookError
 from .history import History, Metrics
-from .runs import Checkpoints, describe, differences, held
+from .runs import Checkpoints, changed_since, describe, held
 
 Batch = TypeVar("Batch")
 ONE = (1, False)  # process, its batch norm synchronised with no other
@@ -290,17 +292,45 @@ def other_processes(before: Sequence[Any], group: Group, batch_setting: str) -> 
 
 
 def _restore(job: Job, history: History, state: Mapping[str, Any], folder: Path) -> list[str]:
-    if not ({"settings", "job"} <= set(state) and History.is_state(state)):
+    if not _is_state(state):
         raise WorkbookError("the checkpoint holds no job state; delete it or choose another run name")
-    changed = differences(state["settings"], describe(job.settings()))
+    try:
+        changed = changed_since(upgrades.job_settings(state["settings"]), job.settings())
+    except WorkbookError as error:
+        raise WorkbookError(f"the checkpoint holds {error}") from error
     if changed:
         raise WorkbookError(
             f"the checkpoint was made with other settings ({'; '.join(changed[:3])}; 'here' is the checkpoint's); "
             "give the same settings or another run name"
         )
-    job.load_state_dict(state["job"])
+    _load(job, state["job"])
     history.epochs = list(state["epochs"])
     return job.group.by_first(lambda: history.restore(folder, state))
+
+
+def _is_state(state: Any) -> bool:
+    """Whether a checkpoint holds what `_state` makes, whatever the job's part of it is."""
+    if not isinstance(state, Mapping) or not {"settings", "job"} <= set(state):
+        return False
+    try:
+        json.dumps(state["settings"])
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return History.is_state(state)
+
+
+def _load(job: Job, state: Any) -> None:
+    """Take a job to a saved state, or say that it is none of such a job."""
+    try:
+        job.load_state_dict(state)
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines() or [""]
+        raise WorkbookError(
+            f"the checkpoint does not hold the state of such a job ({type(error).__name__}: {reason[0]}); "
+            "go on with the version that made it or give another run name"
+        ) from error
 
 
 @contextmanager

@@ -1,19 +1,25 @@
 """Image files in folders and zip archives, read into memory by class. Nothing is written to the disk.
 
 Two layouts: image folders, `train/<class>/<image>` and `test/<class>/<image>`, and the official one of Tiny ImageNet.
-Any format that Pillow reads will do. Every image becomes RGB, grey ones by three equal channels, and all must have the
-size of the first. The order is fixed: class after class, by file name inside a class.
+Every image becomes RGB, grey ones by three equal channels, and all must have the size of the first. The order is fixed: class
+after class, by file name inside a class.
+
+Files may come from strangers. Formats are those of `FORMATS`, which Pillow decodes itself: for others, such as EPS, it starts
+programs. Sizes are known before anything is unpacked or decoded. A link in an archive is not followed; in a folder it is, since
+that is how people lay out data without copying it, but to ordinary files alone: devices and pipes never end.
 """
 
 from __future__ import annotations
 
 import glob
 import io
+import os
+import stat
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +30,10 @@ from .errors import WorkbookError
 from .shapes import UInt8
 
 SPLITS = ("train", "test")
+FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "PCX", "JPEG2000")
+LARGEST_SIDE = 4096  # of an image, in pixels
+LARGEST_FILE = 64 * 2**20  # bytes, unpacked
+UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # as all programs write; Python unpacks others without a bound
 
 LabelledImages = tuple[Tensor, Tensor]  # uint8 [n, 3, h, w] and int64 [n]
 
@@ -40,7 +50,12 @@ class Folder:
         self.names = [PurePath(name).as_posix() + "/" * (path / name).is_dir() for name in found]
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        path = self.path / name
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no ordinary file")
+        require_size(found.st_size)
+        return path.read_bytes()
 
 
 class Archive:
@@ -50,19 +65,24 @@ class Archive:
         self.path = path
         try:
             self._zip = stack.enter_context(zipfile.ZipFile(path))
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # also of an unknown version, and misspelt names
             raise WorkbookError(f"{path} ({path.stat().st_size} bytes) is not a whole zip archive: {error}") from error
-        names = [name for name in self._zip.namelist() if not is_hidden(name)]
-        for name in names:
-            if name.startswith("/") or ".." in name.split("/"):
+        for name in self._zip.namelist():
+            if points_out(name):
                 raise WorkbookError(f"{path} holds {name!r}, which points out of the archive")
+        names = [name for name in self._zip.namelist() if not is_hidden(name)]
         tops = {name.split("/")[0] for name in names}
         # An archive of a whole folder holds everything below that folder's name.
         self._prefix = f"{min(tops)}/" if len(tops) == 1 and not tops & {*SPLITS, "val"} else ""
         self.names = [name.removeprefix(self._prefix) for name in names]
 
     def read(self, name: str) -> bytes:
-        return self._zip.read(self._prefix + name)
+        member = self._zip.getinfo(self._prefix + name)
+        if member.compress_type not in UNPACKED:
+            raise ValueError("it is packed in another way than zip's usual one, deflate")
+        require_size(member.file_size)
+        with self._zip.open(member) as file:
+            return file.read(LARGEST_FILE)  # with a bound: else a member that says too little of its size is unpacked whole
 
 
 Source = Folder | Archive
@@ -71,6 +91,18 @@ Source = Folder | Archive
 def is_hidden(name: str) -> bool:
     """What systems put beside the files, such as .DS_Store, and __MACOSX in archives."""
     return any(part.startswith((".", "__MACOSX")) and part != ".." for part in name.split("/"))
+
+
+def points_out(name: str) -> bool:
+    """Whether a member's name leads out of its archive, on whatever system."""
+    path = PureWindowsPath(name)  # which knows drives, and both strokes
+    return bool(path.anchor) or ".." in path.parts
+
+
+def require_size(size: int) -> None:
+    """Raise ValueError for a file that no image of a data set is."""
+    if size > LARGEST_FILE:
+        raise ValueError(f"it has {size:,} bytes, more than {LARGEST_FILE:,}")
 
 
 class File(NamedTuple):
@@ -86,7 +118,7 @@ class File(NamedTuple):
 Classes = dict[str, list[File]]
 
 
-def decode_one(file: File, formats: list[str]) -> np.ndarray:
+def decode_one(file: File, formats: tuple[str, ...]) -> np.ndarray:
     """The image as RGB [h, w, 3]. `formats` says what to try, in which order."""
     from PIL import Image
 
@@ -96,6 +128,8 @@ def decode_one(file: File, formats: list[str]) -> np.ndarray:
         if not content:
             raise EOFError("the file is empty")
         with Image.open(io.BytesIO(content), formats=formats) as image:
+            if max(image.size) > LARGEST_SIDE:
+                raise ValueError(f"it has {image.size[0]}x{image.size[1]} pixels, more than {LARGEST_SIDE} on a side")
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"more than 8 bits per channel, mode {image.mode}")
             return np.asarray(image.convert("RGB"))
@@ -109,20 +143,33 @@ def decode(files: Sequence[File]) -> UInt8[Tensor, "n 3 h w"]:
     from PIL import Image
 
     format_of = Image.registered_extensions()
-    first = decode_one(files[0], Image.ID)
+    first = decode_one(files[0], FORMATS)
     height, width, _ = first.shape
+    require_memory(len(files), width, height)
     images = np.empty((len(files), 3, height, width), dtype=np.uint8)
     images[0] = first.transpose(2, 0, 1)
     for i, file in enumerate(files[1:], start=1):
         # The format that the name promises comes first: otherwise Pillow tries them in turn, at twice the time.
         promised = format_of.get(PurePath(file.name).suffix.lower())
-        image = decode_one(file, [promised, *Image.ID] if promised else Image.ID)
+        image = decode_one(file, (promised, *FORMATS) if promised in FORMATS else FORMATS)
         if image.shape != first.shape:
             raise WorkbookError(
                 f"{file} has {image.shape[1]}x{image.shape[0]} pixels; expected {width}x{height}, as {files[0]} has"
             )
         images[i] = image.transpose(2, 0, 1)
     return torch.from_numpy(images)
+
+
+def require_memory(count: int, width: int, height: int) -> None:
+    """Raise WorkbookError where so many images do not fit this machine; where it does not tell its memory, do nothing."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return
+    needed, there = 3 * count * width * height, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise WorkbookError(
+            f"{count:,} images of {width}x{height} pixels take {needed / 1e9:,.0f} GB, more than the {there / 1e9:,.0f} GB of "
+            "memory here; take fewer with a limit on the images of each class"
+        )
 
 
 def read_splits(train: Classes, test: Classes, limit: int | None) -> tuple[LabelledImages, LabelledImages]:
@@ -280,7 +327,7 @@ def read_text(source: Source, name: str) -> str:
         return source.read(name).decode()
     except (KeyError, OSError) as error:
         raise FileNotFoundError(f"{source.path} lacks {name}, a part of Tiny ImageNet") from error
-    except (ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and zlib raise many kinds for a damaged member
         raise WorkbookError(f"{name} in {source.path} is not readable text: {error}") from error
 
 

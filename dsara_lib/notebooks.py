@@ -166,7 +166,7 @@ def show_cells(experiment: Experiment, *genotypes: Genotype, kinds: Iterable[str
 
     shown = tuple(dict.fromkeys(kind for each in genotypes for kind in each.cells)) if kinds is None else tuple(kinds)
     figures = experiment.run.path("figures")
-    folders = {each.name: figures if each.name == "found" else figures / each.name for each in genotypes}
+    folders = {each.name: figures if each.name == "found" else figures / plain(each.name) for each in genotypes}
     for genotype in genotypes:
         save_cells(genotype, folders[genotype.name])
     for kind in shown:
@@ -177,6 +177,11 @@ def show_cells(experiment: Experiment, *genotypes: Genotype, kinds: Iterable[str
             picture = {"image/svg+xml": svg.read_text("utf-8"), "image/png": b64encode(pixels).decode()}
             width = int.from_bytes(pixels[16:20], "big") // 2  # of the file's header; two pixels to one on the page
             display({**picture, "text/plain": f"{name}: {kind} cell"}, metadata={"image/png": {"width": width}}, raw=True)
+
+
+def plain(name: str) -> str:
+    """A name as that of a folder: a genotype's is free text, and may come from a stranger."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:100] or "-"
 
 
 # -- headless ----------------------------------------------------------------------------------------------------------
@@ -194,11 +199,14 @@ def find(name: str) -> Path:
 
 
 def parameters_of(path: Path) -> dict[str, tuple[str, Any, str]]:
-    """Name: (type, default, help) of each line of the notebook's parameters cell."""
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        if "parameters" in cell.get("metadata", {}).get("tags", []):
-            found = PARAMETER.findall("".join(cell["source"]))
-            return {name: (kind.strip(), default, help_) for name, kind, default, help_ in found}
+    """Name: (type, default, help) of each line of the notebook's parameters cell. Raises WorkbookError where it is no notebook."""
+    try:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if "parameters" in cell.get("metadata", {}).get("tags", []):
+                found = PARAMETER.findall("".join(cell["source"]))
+                return {name: (kind.strip(), default, help_) for name, kind, default, help_ in found}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise WorkbookError(f"{path} is not a whole notebook ({type(error).__name__}: {error})") from error
     return {}
 
 

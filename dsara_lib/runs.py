@@ -16,9 +16,10 @@ import platform
 import re
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from . import __version__
+from . import __version__, upgrades
 from .errors import InUse, WorkbookError, few_of
 
-SCHEMA = 1
+SCHEMA = 2  # of run.json
+OLDEST = min(upgrades.RUN_CARDS)  # schema that is still read
 KEEP = 2  # checkpoints kept: the newest and the one to fall back to
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -39,7 +41,7 @@ CHECKPOINT = re.compile(r"epoch-(\d{6})\.([0-9a-f]{16})\.pt")
 def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Write the whole file or leave what was there. Creates the folder. Raises WorkbookError where the disk is full."""
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content  # half a letter, as JSON may hold, is a "?"
     with _told_if_full(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_beside_and_rename(path, [data])
@@ -132,9 +134,17 @@ def read_json(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parsed(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError also where a number has thousands of digits
         raise WorkbookError(f"{path} is not valid JSON: {error}") from error
+
+
+def parsed(text: str) -> Any:
+    """The JSON of a file. Raises ValueError also for half a letter, which can be shown nowhere and written into no file."""
+    value = json.loads(text)
+    if "\\ud" in text or "\\uD" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -154,7 +164,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 def parsed_row(line: bytes, path: Path, number: int) -> dict[str, Any]:
     """A line of such a file. Raises WorkbookError that names file and line."""
     try:
-        row = json.loads(line.decode("utf-8", "replace"))
+        row = parsed(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:  # ValueError also where a number has thousands of digits
         raise WorkbookError(f"{path}, line {number} is not valid JSON: {error}") from error
     if not isinstance(row, dict):
@@ -186,6 +196,65 @@ def differences(one: Any, other: Any, at: str = "") -> list[str]:
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return [line for i, pair in enumerate(zip(one, other, strict=True)) for line in differences(*pair, f"{at}.{i}")]
     return [] if one == other else [f"{at}: {json.dumps(one)} here, {json.dumps(other)} there"]
+
+
+def changed_since(written: Any, settings: Any) -> list[str]:
+    """Where settings differ from those that were described when they were `written`, maybe by an earlier version.
+
+    A setting that did not exist then has its default. Raises WorkbookError where one does not exist any more, or not yet.
+    """
+    strange = [*_unknown_settings(written, settings)]
+    if strange:
+        raise WorkbookError(
+            f"settings that this version ({__version__}) does not know ({', '.join(strange[:3])}): a newer version made it; "
+            "go on with that one or give another run name"
+        )
+    return differences(_with_defaults(written, settings), describe(settings))
+
+
+def _with_defaults(written: Any, settings: Any) -> Any:
+    """What was written, with a default for each setting that has been added to its dataclass since."""
+    if _describes(written, settings):
+        added = {each.name: _default(each) for each in fields(settings) if each.name not in written}
+        present = {each.name for each in fields(settings)}
+        kept = {k: _with_defaults(v, getattr(settings, k)) if k in present else v for k, v in written.items()}
+        return kept | {name: value for name, value in added.items() if value is not MISSING}
+    if isinstance(written, dict) and isinstance(settings, Mapping):
+        return {k: _with_defaults(v, settings[k]) if k in settings else v for k, v in written.items()}
+    if _alike(written, settings):
+        return [_with_defaults(*pair) for pair in zip(written, settings, strict=True)]
+    return written
+
+
+def _unknown_settings(written: Any, settings: Any, at: str = "") -> Iterator[str]:
+    """Written fields that their dataclass does not have."""
+    known: dict[str, Any] = dict(settings) if isinstance(settings, Mapping) else {}
+    if _describes(written, settings):
+        known = {each.name: getattr(settings, each.name) for each in fields(settings)}
+        yield from (f"{at}.{name}".lstrip(".") for name in written if name not in known and name != "type")
+    if isinstance(written, dict):
+        for name in known.keys() & written.keys():
+            yield from _unknown_settings(written[name], known[name], f"{at}.{name}")
+    if _alike(written, settings):
+        for index, pair in enumerate(zip(written, settings, strict=True)):
+            yield from _unknown_settings(*pair, f"{at}.{index}")
+
+
+def _describes(written: Any, settings: Any) -> bool:
+    """Whether it was written of a dataclass of the same name."""
+    return is_dataclass(settings) and isinstance(written, dict) and written.get("type") == type(settings).__name__
+
+
+def _alike(written: Any, settings: Any) -> bool:
+    """Whether both are lists of the same length."""
+    return isinstance(written, list) and isinstance(settings, list | tuple) and len(written) == len(settings)
+
+
+def _default(field: Field[Any]) -> Any:
+    """A description of a field's default; MISSING where it has none."""
+    if field.default_factory is not MISSING:
+        return describe(field.default_factory())
+    return MISSING if field.default is MISSING else describe(field.default)
 
 
 def environment() -> dict[str, Any]:
@@ -234,6 +303,13 @@ def held(folder: str | Path, *, alone: bool = False) -> Iterator[None]:
         ours.release()
 
 
+def _require_stored(data: bytes) -> None:
+    """Raise unless it is an archive as torch writes it, with nothing packed in it that could unpack to more than the file."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("it is packed")
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """The last states of one job in its folder."""
@@ -272,6 +348,7 @@ class Checkpoints:
                 warnings.append(f"checkpoint {path.name} is damaged (its checksum does not match); using the one before it")
                 continue
             try:
+                _require_stored(data)
                 return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), warnings
             except Exception as error:  # torch.load raises many kinds for a foreign file
                 warnings.append(f"checkpoint {path.name} holds no state ({type(error).__name__}); using the one before it")
@@ -305,8 +382,23 @@ class Run:
         return Checkpoints(self.path(job))
 
     def card(self) -> dict[str, Any]:
-        """What `RunStore.open` wrote: profile, data, settings."""
-        return read_json(self.path("run.json"))
+        """What `RunStore.open` wrote: profile, data, settings; as this version writes it. The file stays as it is.
+
+        Raises FileNotFoundError, and WorkbookError where it cannot be read or a newer version wrote it.
+        """
+        card = read_json(self.path("run.json"))
+        schema = card.get("schema") if isinstance(card, dict) else None
+        if type(schema) is not int or schema < OLDEST:
+            raise WorkbookError(f"run {self.name!r} has run-folder schema {schema!r}; this version reads {OLDEST} to {SCHEMA}")
+        if schema > SCHEMA:
+            maker = f", {card['library'][:20]!r}" if isinstance(card.get("library"), str) else ""
+            raise WorkbookError(
+                f"run {self.name!r} has run-folder schema {schema}; this version ({__version__}) reads {OLDEST} to {SCHEMA}: "
+                f"use the newer version that made it{maker}"
+            )
+        if "settings" not in card:
+            raise WorkbookError(f"run {self.name!r}: its run.json holds no settings of a run")
+        return upgrades.run_card(card, SCHEMA)
 
     def require(self, *parts: str, made_by: str) -> Path:
         """A file that an earlier step wrote. Raises FileNotFoundError that names the step."""
@@ -325,6 +417,9 @@ class RunStore:
     def open(self, name: str, settings: Mapping[str, Any]) -> Run:
         """The run of that name, made if new. An old one must have been made with the same settings.
 
+        One that an earlier version made is written anew, with the settings that have been added since: so their values stay what
+        they were should a default change one day.
+
         Raises WorkbookError for a bad name, for a folder of another version and for other settings (naming them).
         """
         if not RUN_NAME.fullmatch(name):
@@ -337,22 +432,27 @@ class RunStore:
             created = datetime.now(UTC).isoformat(timespec="seconds")
             write_json(run.path("run.json"), described | {"library": __version__, "created": created})
             return run
-        card = self._readable(run)
-        changed = differences(card["settings"], described["settings"])
+        card = run.card()
+        try:
+            changed = changed_since(card["settings"], settings)
+        except WorkbookError as error:
+            raise WorkbookError(f"run {name!r} holds {error}") from error
         if changed:
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise WorkbookError(
-                f"run {name!r} was made with other settings ({'; '.join(changed[:3])}{more}; 'here' is the folder's); "
-                "give the same settings or another run name"
-            )
+            raise WorkbookError(f"run {name!r} was made with other settings ({_shortened(changed)}")
+        now = card | described
+        if now != read_json(run.path("run.json")):
+            write_json(run.path("settings.json"), now["settings"])
+            write_json(run.path("run.json"), now)
         return run
 
     def amend(self, run: Run, settings: Mapping[str, Any]) -> None:
         """Write settings that mean the same as those in the folder, such as a new place of the same data."""
-        card, described = self._readable(run), describe(settings)
+        card, described = run.card(), describe(settings)
         if card["settings"] != described:
             write_json(run.path("settings.json"), described)
-            write_json(run.path("run.json"), {**card, "settings": described})  # last: killed before it, the next call writes both
+            write_json(
+                run.path("run.json"), {**card, "schema": SCHEMA, "settings": described}
+            )  # last: killed before it, the next call writes both
 
     def find(self, name: str) -> Run:
         """An existing run. Raises FileNotFoundError that lists those there are, of many the nearest."""
@@ -360,7 +460,7 @@ class RunStore:
         if not RUN_NAME.fullmatch(name) or not run.path("run.json").is_file():
             known = few_of(name, (each.name for each in self.runs())) or "none yet"
             raise FileNotFoundError(f"no run {name!r} in {Path(self.root).name}/; runs there: {known}")
-        self._readable(run)
+        run.card()
         return run
 
     def runs(self) -> Iterator[Run]:
@@ -370,12 +470,14 @@ class RunStore:
                 if (folder / "run.json").is_file():
                     yield Run(folder)
 
-    def _readable(self, run: Run) -> dict[str, Any]:
-        card = run.card()
-        if not isinstance(card, dict) or card.get("schema") != SCHEMA or "settings" not in card:
-            version = card.get("schema") if isinstance(card, dict) else None
-            raise WorkbookError(f"run {run.name!r} has run-folder schema {version!r}; this version reads {SCHEMA}")
-        return card
+
+def _shortened(changed: list[str]) -> str:
+    """Three differences of a folder and what it was opened with, and what to do about them."""
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    what = "give the same settings or another run name"
+    if all(each.startswith("preset.") for each in changed):  # opened by the same words
+        what = "where the same words stand for other settings now, go on with the version that made it, or give another run name"
+    return f"{'; '.join(changed[:3])}{more}; 'here' is the folder's); {what}"
 
 
 @contextmanager
@@ -402,6 +504,7 @@ __all__ = [
     "Checkpoints",
     "Run",
     "RunStore",
+    "changed_since",
     "derive_seed",
     "describe",
     "differences",

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .architecture import AnyBlueprint, Classifier, Prepared, blueprint_from_dict, prepare
+from .architecture import AnyBlueprint, Classifier, Prepared, blueprint_from_dict, prepare, require_at_most
 from .attacks import PGD
 from .attacks.base import Attack, uniform_noise
 from .capture import Captured, Graphs, NoGraphs, graphs_on
@@ -396,7 +396,7 @@ class Trainer:
         """What a checkpoint must agree with."""
         return {
             "blueprint": self.blueprint.to_dict(),
-            "config": describe(self.config),
+            "config": self.config,
             "seed": self.seed,
             "data": self.data_name,
             "images": [len(self.train), len(self.held_out)],
@@ -484,11 +484,13 @@ def load_network(folder: str | Path, device: str | torch.device = "cpu") -> Clas
 
     folder = Path(folder)
     card = load_card(folder)
-    network = blueprint_from_dict(card.get("blueprint"), str(folder / "card.json")).build()
+    blueprint = blueprint_from_dict(card.get("blueprint"), str(folder / "card.json"))
     path = folder / "weights.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
+        require_at_most(blueprint, path.stat().st_size)
+        network = blueprint.build()
         network.load_state_dict(load(path.read_bytes()))
     except Exception as error:  # safetensors and load_state_dict raise several kinds for a foreign file
         reason = str(error).strip().splitlines()[0]
@@ -501,7 +503,9 @@ def load_card(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "card.json"
     card = read_json(path)
     if not isinstance(card, dict) or card.get("schema") != CARD_SCHEMA:
-        raise WorkbookError(f"{path}: expected a network card of schema {CARD_SCHEMA}")
+        schema = card.get("schema") if isinstance(card, dict) else None
+        newer = "; a newer version of this library made it" if isinstance(schema, int) and schema > CARD_SCHEMA else ""
+        raise WorkbookError(f"{path}: expected a network card of schema {CARD_SCHEMA}; got {str(schema)[:60]!r}{newer}")
     return card
 
 

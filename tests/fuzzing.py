@@ -1,8 +1,8 @@
 """Files from strangers: every reader of the library against damaged and hostile ones.
 
 A reader may refuse a file with a sentence (`WorkbookError`, `FileNotFoundError`) and nothing else. With `tests` on the path,
-`python tests/fuzzing.py 100000` tries so many inputs of each target at random, and `python tests/fuzzing.py --atheris genotype
--runs=100000` lets atheris look for new ways through the code (`pip install atheris`; its own options follow).
+`python tests/fuzzing.py 100000` tries so many inputs of each target at random (further arguments: a seed, and targets), and
+`python tests/fuzzing_atheris.py genotype CORPUS -runs=100000` lets atheris look for new ways through the code.
 `test_fuzz.py` tries a few each time, and what once went wrong.
 """
 
@@ -18,9 +18,12 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -29,15 +32,23 @@ from safetensors.torch import save
 from toys import TRAIN, toy_blueprint, toy_data
 
 from dsara_lib.architecture import Genotype, blueprint_from_dict, zoo
+from dsara_lib.bench.entries import read as read_benchmarks
+from dsara_lib.bench.entries import table as table_of_benchmarks
+from dsara_lib.data import DataSet, load
+from dsara_lib.engine import History, begin
 from dsara_lib.errors import WorkbookError
 from dsara_lib.evaluation import load_arrays, load_evaluation, load_transfer_matrix, read_csv
 from dsara_lib.experiment import find_experiment
-from dsara_lib.image_files import read_image_folders
+from dsara_lib.image_files import read_image_folders, read_tiny_imagenet
+from dsara_lib.notebooks import parameters_of
+from dsara_lib.panel.runs import CURVES, browser, known_runs
 from dsara_lib.presets import fit, make_preset
+from dsara_lib.report.collection import collect
 from dsara_lib.report.record import read as read_record
 from dsara_lib.runs import Checkpoints, RunStore, describe, read_json, read_jsonl
 from dsara_lib.soundness import load as load_board
-from dsara_lib.training import load_card, load_network
+from dsara_lib.sweep.progress import Listener
+from dsara_lib.training import Trainer, load_card, load_network
 
 STRANGE: tuple[Any, ...] = (
     *(
@@ -96,7 +107,7 @@ def altered(document: Any, choices: Choices) -> Any:
                 donors = list(walk(document))
                 parent[key] = json.loads(json.dumps(donors[choices.among(len(donors))]))
             case _:
-                parent[key] = STRANGE[choices.among(len(STRANGE))]
+                parent[key] = json.loads(json.dumps(STRANGE[choices.among(len(STRANGE))]))
     return document
 
 
@@ -144,9 +155,15 @@ def flipped(content: bytes, choices: Choices) -> bytes:
     return bytes(changed)
 
 
+RAW = 255  # a first byte that says: the others are the file
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A reader, and what it should be given: a JSON document, arrays or bytes. It gets an empty folder and the content."""
+    """A reader, and what it should be given: JSON, arrays, bytes, a state with tensors, or files of a folder by name.
+
+    The reader gets an empty folder and the content; of files, the name of the damaged one and "\\0" come before it.
+    """
 
     name: str
     whole: Any
@@ -155,27 +172,83 @@ class Target:
     def content(self, data: bytes) -> bytes:
         """The damaged file that these bytes decide on."""
         choices = Choices(data)
-        if isinstance(self.whole, dict) and isinstance(next(iter(self.whole.values())), np.ndarray):
-            return npz(**other_arrays(self.whole, choices)) if choices.among(4) else flipped(npz(**self.whole), choices)
-        if isinstance(self.whole, bytes):
-            return flipped(self.whole, choices)
-        if choices.among(4) == 0:
-            return flipped(json.dumps(self.whole).encode(), choices)
-        return json.dumps(altered(self.whole, choices)).encode()
+        if isinstance(self.whole, Files):
+            name = sorted(self.whole)[choices.among(len(self.whole))]
+            return name.encode() + b"\0" + damaged(self.whole[name], choices)
+        return data[1:] if data[:1] == bytes([RAW]) else damaged(self.whole, choices)
 
     def read_whole(self) -> None:
         """Read it undamaged, which must go well."""
-        whole = self.whole
-        if not isinstance(whole, bytes):
-            arrays = isinstance(next(iter(whole.values())), np.ndarray)
-            whole = npz(**whole) if arrays else json.dumps(whole).encode()
         with tempfile.TemporaryDirectory() as folder:
-            self.read(Path(folder), whole)
+            self.read(Path(folder), b"\0" if isinstance(self.whole, Files) else written(self.whole))
 
     def attempt(self, data: bytes) -> None:
         """Read it. Raises what a user must never see."""
         with tempfile.TemporaryDirectory() as folder, suppress(WorkbookError, FileNotFoundError):
             self.read(Path(folder), self.content(data))
+
+
+class Files(dict[str, Any]):
+    """Files of a folder by name."""
+
+
+class Lines(list[Any]):
+    """A document a line."""
+
+
+class State(dict[str, Any]):
+    """What a checkpoint holds."""
+
+
+def written(whole: Any) -> bytes:
+    """The undamaged file."""
+    if isinstance(whole, bytes):
+        return whole
+    if isinstance(whole, State):
+        return saved(dict(whole))
+    if isinstance(whole, Lines):
+        return "".join(json.dumps(each) + "\n" for each in whole).encode()
+    arrays = isinstance(whole, dict) and isinstance(next(iter(whole.values())), np.ndarray)
+    return npz(**whole) if arrays else json.dumps(whole).encode()
+
+
+def damaged(whole: Any, choices: Choices) -> bytes:
+    """The file with something wrong inside, or with other bytes."""
+    if isinstance(whole, bytes) or choices.among(4) == 0:
+        return flipped(written(whole), choices)
+    if isinstance(whole, State):
+        return saved(other_state(dict(whole), choices))
+    if isinstance(whole, Lines):
+        return written(Lines(altered(list(whole), choices)))
+    arrays = isinstance(whole, dict) and isinstance(next(iter(whole.values())), np.ndarray)
+    return npz(**other_arrays(whole, choices)) if arrays else json.dumps(altered(whole, choices)).encode()
+
+
+def other_state(state: Any, choices: Choices) -> Any:
+    """A nested state with one to three places dropped or replaced by something else of it, by strange values or shapes."""
+    state = copied(state)
+    for _ in range(1 + choices.among(3)):
+        places = [each for each in walk(state) if isinstance(each, dict | list) and each]
+        parent = places[choices.among(len(places))]
+        keys = list(parent) if isinstance(parent, dict) else list(range(len(parent)))
+        key = keys[choices.among(len(keys))]
+        strange = (*STRANGE, torch.zeros(0), torch.zeros(3, 2), torch.full((2,), float("nan")), torch.zeros(2, dtype=torch.int64))
+        match choices.among(3):
+            case 0:
+                del parent[key]
+            case 1:
+                donors = list(walk(state))
+                parent[key] = copied(donors[choices.among(len(donors))])
+            case _:
+                parent[key] = copied(strange[choices.among(len(strange))])
+    return state
+
+
+def copied(state: Any) -> Any:
+    """The same dictionaries and lists anew."""
+    if isinstance(state, dict):
+        return {key: copied(each) for key, each in state.items()}
+    return [copied(each) for each in state] if isinstance(state, list) else state
 
 
 def placed(name: str, read: Callable[[Path], object]) -> Callable[[Path, bytes], object]:
@@ -225,7 +298,72 @@ def opened_again(folder: Path, content: bytes) -> None:
     run = folder / "strange"
     run.mkdir()
     (run / "run.json").write_bytes(content)
-    find_experiment("strange", results=folder, data_root=folder)
+    with patch("dsara_lib.experiment.load", without_downloads):
+        find_experiment("strange", results=folder, data_root=folder)
+
+
+def without_downloads(name: str, *, root: Path, limit: int | None) -> DataSet:
+    """As a machine without a network loads data; the digits, which take long, once."""
+    if name == "digits" and limit == SETTINGS["limit"]:
+        return digits()
+    return load(name, root=root, limit=limit, download=False)
+
+
+@cache
+def digits() -> DataSet:
+    return load("digits", limit=SETTINGS["limit"])
+
+
+def job_state(folder: Path, content: bytes) -> None:
+    """A checkpoint of a training: gone on with."""
+    as_checkpoint(folder, content)
+    begin(Trainer(BLUEPRINT, toy_data(), TRAIN), folder, History())
+
+
+def one_of_a_folder(folder: Path, content: bytes) -> None:
+    """A whole run in which one file is damaged: read for its report, for the run browser and for the comparison of all runs."""
+    name, _, damaged = content.partition(b"\0")
+    run = folder / "results" / "strange"
+    for each, whole in FOLDER.items():
+        path = run / each
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(damaged if each == name.decode() else written(whole))
+    read_record(run)
+    for curves in CURVES:
+        browser(run.parent, known_runs(run.parent), order="newest first", chosen=["strange"], curves=curves)
+    collect(run.parent)
+
+
+def listened(folder: Path, content: bytes) -> None:
+    """What a process elsewhere wrote of a job."""
+    log = folder / "job.jsonl"
+    listener = Listener(job=SimpleNamespace(log=log))  # type: ignore[arg-type]
+    log.write_bytes(content)
+    list(listener.new())
+
+
+def benchmarks(folder: Path, content: bytes) -> None:
+    """The file of a device's benchmarks."""
+    (folder / "cpu.json").write_bytes(content)
+    table_of_benchmarks(read_benchmarks(folder / "cpu.json"))
+
+
+def tiny_imagenet() -> bytes:
+    """The official layout, with two classes of one image each."""
+    buffer = io.BytesIO()
+    texts = {"wnids.txt": "n1\nn2\n", "words.txt": "n1\tcat\nn2\tdog\n", "val/val_annotations.txt": "a.png\tn1\t0\nb.png\tn2\t0\n"}
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in texts.items():
+            archive.writestr(f"tiny-imagenet-200/{name}", text)
+        for name in ("train/n1/images/1.png", "train/n2/images/1.png", "val/images/a.png", "val/images/b.png"):
+            archive.writestr(f"tiny-imagenet-200/{name}", png())
+    return buffer.getvalue()
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def described(folder: Path, content: bytes) -> None:
@@ -242,12 +380,11 @@ def settings_text(folder: Path, content: bytes) -> None:
 
 def archive() -> bytes:
     """A zip of two classes with a training and a test image each."""
-    buffer, picture = io.BytesIO(), io.BytesIO()
-    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(picture, "PNG")
+    buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for split in ("train", "test"):
             for name in ("cat", "dog"):
-                archive.writestr(f"{split}/{name}/1.png", picture.getvalue())
+                archive.writestr(f"{split}/{name}/1.png", png())
     return buffer.getvalue()
 
 
@@ -257,9 +394,9 @@ def npz(**arrays: Any) -> bytes:
     return buffer.getvalue()
 
 
-def checkpoint() -> bytes:
+def saved(state: Any) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"settings": {}, "job": {"weights": torch.zeros(3)}, "steps": [], "epochs": []}, buffer)
+    torch.save(state, buffer)
     return buffer.getvalue()
 
 
@@ -286,7 +423,46 @@ EVALUATION = {"network": "found", "data": "toy", "eps": 0.1, "classes": ("a", "b
 MATRIX = {"labels": np.arange(4), "predictions": np.zeros((1, 2, 4), dtype=np.int64), "sources": np.array(["a"])}
 MATRIX |= {"targets": np.array(["a", "b"])}
 TRANSFER = {"attack": "PGD20", "eps": 0.1, "data": "toy"}
+BENCH = {"name": "search_step", "device": "cpu-x", "dtype": "float32", "batch": 64, "plain": 2.0, "fast": 0.5, "unit": "s"}
+BENCH |= {"ratio": 4.0, "ratio_min": 3.5, "ratio_max": 4.5}
+LOG = b"".join(
+    json.dumps(row).encode() + b"\n"
+    for row in (
+        {"kind": "started", "pid": 1},
+        {"kind": "event", "pid": 1, "what": "epoch", "epoch": 1, "num_epochs": 2, "metrics": {"loss": 2.5}, "warnings": []},
+    )
+)
+NOTEBOOK: dict[str, Any] = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}}
+NOTEBOOK["cells"] = [{"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": ["RUN: str = 'demo'  # name\n"]}]
 DETAILS = {"attacks": {"PGD20": {"eps": 0.1}}, "provenance": {"seed": 0}, "traces": {}, "reached": {}}
+
+
+def folder_of_a_run() -> Files:
+    """The texts of a whole run that an earlier version made, JSON as documents."""
+    with zipfile.ZipFile(Path(__file__).parent / "earlier" / "ad99ff5.zip") as archive:
+        files = {name.removeprefix("finished/"): archive.read(name) for name in archive.namelist() if name.startswith("finished/")}
+    suffixes = (".json", ".jsonl", ".csv", ".npz")
+    return Files({name: document(name, each) for name, each in files.items() if name.endswith(suffixes)})
+
+
+def document(name: str, content: bytes) -> Any:
+    """The file as something of which parts can be changed."""
+    if name.endswith(".jsonl"):
+        return Lines(map(json.loads, content.splitlines()))
+    return json.loads(content) if name.endswith(".json") else content
+
+
+def state_of_a_job() -> State:
+    """What a training commits before its first step."""
+    with tempfile.TemporaryDirectory() as folder:
+        begin(Trainer(BLUEPRINT, toy_data(), TRAIN), folder, History())
+        state, _ = Checkpoints(Path(folder)).load()
+    assert state is not None
+    return State(state)
+
+
+FOLDER = folder_of_a_run()
+CHECKPOINT = State(settings={}, job={"weights": torch.zeros(3)}, steps=[], epochs=[])
 
 TARGETS: dict[str, Target] = {
     each.name: each
@@ -311,7 +487,10 @@ TARGETS: dict[str, Target] = {
         Target(name="card", whole=CARD, read=placed("card.json", lambda path: load_card(path.parent))),
         Target(name="network card", whole=CARD, read=beside_weights),
         Target(name="weights", whole=WEIGHTS, read=beside_card),
-        Target(name="checkpoint", whole=checkpoint(), read=as_checkpoint),
+        Target(
+            name="checkpoint", whole=State(settings={}, job={"weights": torch.zeros(3)}, steps=[], epochs=[]), read=as_checkpoint
+        ),
+        Target(name="state of a job", whole=state_of_a_job(), read=job_state),
         Target(name="board", whole={"checks": [CHECK], "probes": {}}, read=placed("found-soundness.json", load_board)),
         Target(name="table", whole=TABLE, read=placed("white_box.csv", lambda path: read_csv(path, "network", "attack"))),
         Target(
@@ -324,6 +503,11 @@ TARGETS: dict[str, Target] = {
         ),
         Target(name="transfer", whole=MATRIX, read=placed("t.npz", lambda path: load_transfer_matrix(path, **TRANSFER).rows())),
         Target(name="evaluation's details", whole=DETAILS, read=described),
+        Target(name="folder of a run", whole=FOLDER, read=one_of_a_folder),
+        Target(name="log of a job", whole=LOG, read=listened),
+        Target(name="benchmarks", whole=[BENCH], read=benchmarks),
+        Target(name="notebook", whole=NOTEBOOK, read=placed("strange.ipynb", parameters_of)),
+        Target(name="tiny imagenet", whole=tiny_imagenet(), read=placed("tiny.zip", lambda path: read_tiny_imagenet(str(path)))),
         Target(name="archive", whole=archive(), read=placed("images.zip", lambda path: read_image_folders(str(path)))),
     )
 }
@@ -350,17 +534,6 @@ def at_random(runs: int, seed: int, names: list[str]) -> int:
     return len(kinds)
 
 
-def with_atheris(name: str, arguments: list[str]) -> None:
-    """Let atheris invent the bytes."""
-    import atheris
-
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], *arguments], TARGETS[name].attempt)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--atheris"]:
-        with_atheris(sys.argv[2], sys.argv[3:])
-    else:
-        sys.exit(min(at_random(int(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else 0, sys.argv[3:]), 1))
+    torch.set_num_threads(1)
+    sys.exit(min(at_random(int(sys.argv[1]), int(sys.argv[2]) if sys.argv[2:] else 0, sys.argv[3:]), 1))

@@ -222,7 +222,7 @@ def test_fewer_than_five_cells_are_refused_in_a_sentence(num_cells: int, what: s
         ({"operations": ("max_pol_3x3",)}, "did you mean 'max_pool_3x3'"),
         ({"operations": ("skip_connect", "skip_connect")}, "each once"),
         ({"operations": ()}, "at least one operation"),
-        ({"num_nodes": 0}, "at least one intermediate node"),
+        ({"num_nodes": 0}, "1 to 50 intermediate nodes"),
     ],
 )
 def test_wrong_space_is_refused_in_a_sentence(wrong: dict[str, Any], says: str) -> None:
@@ -593,7 +593,7 @@ def blueprint_written() -> dict[str, Any]:
     ("wrong", "says"),
     [
         ({"num_cells": 4}, "at least 5 cells"),
-        ({"num_cells": "20"}, "num_cells is a whole number of at least 1; got '20'"),
+        ({"num_cells": "20"}, "num_cells is a whole number of at least 1 and at most 65536; got '20'"),
         ({"num_classes": 0}, "num_classes is a whole number"),
         ({"channels": 2.5}, "channels is a whole number"),
         ({"in_channels": True}, "in_channels is a whole number"),

@@ -322,7 +322,7 @@ def test_every_run_has_a_line_and_what_was_one_its_sentence(root: Path) -> None:
     html = shown(root)
     assert names(html) == ["begun", "one", "two"] and html.count("<tr>") == 4 and html.count('scope="col"') == len(HEAD)
     assert "lost: no run: it has no run.json" in html and "benchmarks" not in html
-    assert "other: run 'other' has run-folder schema 9; this version reads 1" in html
+    assert "other: run 'other' has run-folder schema 9; this version" in html
     assert "torn: run.json is not valid JSON" in html and str(root) not in html
 
 

@@ -1,6 +1,6 @@
 """The search space, its cells, the two networks made of them, and what they cost (Section 4.2)."""
 
-from .blueprints import AnyBlueprint, blueprint_cost, blueprint_from_dict, match_channels
+from .blueprints import AnyBlueprint, blueprint_cost, blueprint_from_dict, match_channels, require_at_most
 from .cost import Cost, cost, edge_costs
 from .designs import DESIGNS, DesignBlueprint, DesignNetwork
 from .genotype import Edge, Genotype, discretise
@@ -34,4 +34,5 @@ __all__ = [
     "make_operation",
     "match_channels",
     "prepare",
+    "require_at_most",
 ]

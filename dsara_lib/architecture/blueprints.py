@@ -12,6 +12,7 @@ from .designs import DesignBlueprint
 from .networks import Blueprint, Classifier
 
 FEWEST_CHANNELS = 2
+HARMLESS = 2**31  # bytes that a network may take before its weights are looked at
 FEW_PARAMETERS = 20_000_000
 
 
@@ -63,6 +64,26 @@ def blank(blueprint: AnyBlueprint) -> Classifier:
 def _shapes(blueprint: AnyBlueprint) -> Classifier:
     with torch.device("meta"):
         return blueprint.build()
+
+
+def require_at_most(blueprint: AnyBlueprint, num_bytes: int) -> None:
+    """Raise WorkbookError where the parameters take more, as where a stranger's card asks for more than any memory holds.
+
+    They are counted without memory, but only where a bound that is quickly computed does not do.
+    """
+    if isinstance(blueprint, Blueprint) and 4 * _bound(blueprint) < HARMLESS:
+        return
+    needed = sum(parameter.numel() * parameter.element_size() for parameter in _shapes(blueprint).parameters())
+    if needed > num_bytes:
+        raise WorkbookError(f"{blueprint.name!r} has {needed:,} bytes of parameters; there are {num_bytes:,}")
+
+
+def _bound(blueprint: Blueprint) -> int:
+    """More parameters than any network of these cells has."""
+    width, nodes = blueprint.channels * max(blueprint.space.filters), blueprint.space.num_nodes
+    edge, ends = 4 * width * (width + 25), width * (blueprint.in_channels * 27 + nodes * blueprint.num_classes)
+    auxiliary = 768 * (128 + nodes * width + blueprint.num_classes) * 4
+    return blueprint.num_cells * nodes * (2 * edge + 4 * width * width) + ends + auxiliary
 
 
 def match_channels(

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ..errors import WorkbookError, unknown
 from ..shapes import Float
+from .space import WIDEST
 
 
 def require_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise WorkbookError(f"{name} is a whole number of at least 1; got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= WIDEST:
+        raise WorkbookError(f"{name} is a whole number of at least 1 and at most {WIDEST}; got {value!r}")
 
 
 def require_counts(name: str, values: object, length: int | None = None) -> None:

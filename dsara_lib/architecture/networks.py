@@ -20,7 +20,7 @@ from ..shapes import Bool, Float
 from .cells import Cell, MixedCell
 from .folded import FoldedSupernet, can_fold
 from .genotype import Genotype, discretise, require_kinds
-from .space import STEM_MULTIPLIER, SearchSpace
+from .space import STEM_MULTIPLIER, WIDEST, SearchSpace
 
 ALPHA_SCALE = 1e-3
 
@@ -266,8 +266,8 @@ class Blueprint:
     def __post_init__(self):
         for name in ("num_cells", "channels", "num_classes", "in_channels"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise WorkbookError(f"{name} is a whole number of at least 1; got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= WIDEST:
+                raise WorkbookError(f"{name} is a whole number of at least 1 and at most {WIDEST}; got {value!r}")
         require_kinds(self.genotype, self.space)
         self.space.slots(self.num_cells, self.channels)
 

@@ -15,7 +15,8 @@ REDUCTION = "reduction"
 KINDS = (*LETTERS.values(), REDUCTION)
 NUM_INPUTS = 2
 STEM_MULTIPLIER = 3
-FEWEST_CELLS = 5
+FEWEST_CELLS, MOST_CELLS, MOST_NODES = 5, 1000, 50  # beyond, a file asks for more than any machine holds
+WIDEST = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +49,15 @@ class SearchSpace:
         letters = self.placement.split("-")
         if len(letters) != 3 or not set(letters) <= set(LETTERS):
             raise WorkbookError(f"a placement names the cells of three stages, as in 'A-A-R', with A or R; got {self.placement!r}")
-        if len(self.filters) != 3 or any(not isinstance(f, int) or f < 1 for f in self.filters):
+        if len(self.filters) != 3 or any(not isinstance(f, int) or not 1 <= f <= WIDEST for f in self.filters):
             raise WorkbookError(f"filters are three positive whole numbers, as in (1, 2, 2); got {self.filters!r}")
         for operation in self.operations:
             if operation not in OPERATIONS:
                 raise unknown("operation", operation, OPERATIONS)
         if len(set(self.operations)) != len(self.operations) or not self.operations:
             raise WorkbookError(f"a search space needs at least one operation and each once; got {self.operations!r}")
-        if self.num_nodes < 1:
-            raise WorkbookError(f"a cell needs at least one intermediate node; got {self.num_nodes}")
+        if not 1 <= self.num_nodes <= MOST_NODES:
+            raise WorkbookError(f"a cell has 1 to {MOST_NODES} intermediate nodes; got {self.num_nodes}")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -88,6 +89,8 @@ class SearchSpace:
                 f"a stack needs at least {FEWEST_CELLS} cells, so that each of its three stages has one beside the "
                 f"two reduction cells; got {num_cells}"
             )
+        if num_cells > MOST_CELLS:
+            raise WorkbookError(f"a stack has at most {MOST_CELLS} cells; got {num_cells}")
         if channels < 2:
             raise WorkbookError(f"a stack needs at least 2 channels; got {channels}")
         reductions = (num_cells // 3, 2 * num_cells // 3)

@@ -17,6 +17,8 @@ from ..runs import read_json, write_json
 Entry = dict[str, Any]
 KEY = ("name", "batch", "dtype", "what", "value")  # one entry for each; the last two only where something is varied
 REQUIRED = ("name", "device", "dtype", "batch", "plain", "fast", "unit", "ratio")
+TEXTS = ("name", "device", "dtype", "unit", "what")
+NUMBERS = ("batch", "plain", "fast", "ratio", "ratio_min", "ratio_max", "search_minutes_fast")
 COUNTED = "meta"  # the device of what is counted, not timed
 
 
@@ -72,9 +74,17 @@ def read(path: Path) -> list[Entry]:
     if not path.is_file():
         return []
     entries = read_json(path)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and set(REQUIRED) <= set(entry) for entry in entries):
+    if not isinstance(entries, list) or not all(map(_is_entry, entries)):
         raise WorkbookError(f"{path} is no list of benchmark entries; move it away and start again")
     return entries
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it has what every entry has, texts and numbers where they belong."""
+    if not isinstance(entry, dict) or not set(REQUIRED) <= set(entry) or ("ratio_min" in entry) != ("ratio_max" in entry):
+        return False
+    kinds = ((TEXTS, str), (NUMBERS, int | float))
+    return all(isinstance(entry[name], kind) for names, kind in kinds for name in names if name in entry)
 
 
 def put(path: Path, entry: Entry) -> list[Entry]:

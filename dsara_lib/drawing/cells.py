@@ -198,7 +198,7 @@ def _dot_nodes(kind: str, cell: Graph) -> Iterator[str]:
 def _dot_edge(kind: str, line: Line) -> str:
     look = {"id": line.id_in(kind), "color": line.color, "penwidth": f"{line.width:.2f}"}
     if line.operation is not None:
-        look |= {"label": f"<{LABEL.format(escape(line.label))}>", "fontcolor": darker(line.color)}
+        look |= {"label": HtmlLike(f"<{LABEL.format(escape(line.label))}>"), "fontcolor": darker(line.color)}
     return f"{_quoted(f'{kind} {line.source}')} -> {_quoted(f'{kind} {line.node}')} {_attributes(look)}"
 
 
@@ -206,10 +206,15 @@ def _attributes(values: dict) -> str:
     return "[" + ", ".join(f"{key}={_quoted(value)}" for key, value in values.items()) + "]"
 
 
+class HtmlLike(str):
+    """A label that was put together here, in Graphviz's HTML: it stands without quotes."""
+
+
 def _quoted(value: object) -> str:
-    if str(value).startswith("<<table"):  # HTML-like labels stand without quotes
-        return str(value)
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, HtmlLike):
+        return value
+    written = str(value).encode("utf-8", "replace").decode().replace("\0", "")  # halves of letters, and a string's end in C
+    return '"' + written.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _with_dot(cells: Graphs, title: str | None, format: str) -> bytes:
@@ -276,7 +281,7 @@ def _quiet_libraries() -> Iterator[None]:
 # matplotlib ----------------------------------------------------------------------------------------------------------
 
 Place = tuple[float, float]
-LOOK: Any = {"font.family": FONT, "svg.fonttype": "none", "svg.hashsalt": "dsara", "pdf.fonttype": 42}
+LOOK: Any = {"text.parse_math": False, "font.family": FONT, "svg.fonttype": "none", "svg.hashsalt": "dsara", "pdf.fonttype": 42}
 # Inches: half the way between two nodes (labels stand there), the same before the output, and between two rows.
 COLUMN, LAST_COLUMN, ROW, MARGIN = 0.7, 0.34, 0.29, 0.3
 

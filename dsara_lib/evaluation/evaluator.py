@@ -139,7 +139,7 @@ class Evaluator:
         self._reached: dict[str, dict[str, float]] = {}
         self._ready: tuple[nn.Module, nn.Module] | None = None
         self._settings = {
-            "rows": {name: [digest(row.source), describe(row.attack), row.after] for name, row in self.rows.items()},
+            "rows": {name: [digest(row.source), row.attack, row.after] for name, row in self.rows.items()},
             "targets": {name: digest(target) for name, target in self.targets.items()},
             "data": [data, checksum(split.labels, split.images), len(split)],
             "seed": seed,

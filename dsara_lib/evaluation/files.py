@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
+import zipfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..errors import WorkbookError
 from ..runs import write_atomically
 
 NPY = b"\x93NUMPY\x01\x00"  # how an array's file begins
+LARGEST = 2**30  # bytes of arrays in a file; the largest evaluation, 10,000 images under 30 attacks, has 2.4 million
 
 
 def write_csv(path: str | Path, rows: list[dict[str, Any]]) -> None:
@@ -90,13 +91,26 @@ def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_1_0(io.BytesIO(data))
 
 
+def _require_bounds(archive: zipfile.ZipFile) -> None:
+    """Raise ValueError for what would fill the memory: more than any evaluation, or packed so that its size is not known before."""
+    for member in archive.infolist():
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{member.filename!r} is packed in another way than numpy does")
+    size = sum(member.file_size for member in archive.infolist())
+    if size > LARGEST:
+        raise ValueError(f"its arrays take {size:,} bytes, more than {LARGEST:,}")
+
+
 def load_arrays(path: str | Path, *needed: str) -> dict[str, np.ndarray]:
     """The arrays of an npz file. Raises FileNotFoundError, and WorkbookError where it is damaged or lacks a needed one."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        with ZipFile(path) as members:
+        with zipfile.ZipFile(path) as members:
+            _require_bounds(members)
             read = {name.removesuffix(".npy"): _array(members.read(name)) for name in members.namelist()}
+        if not all(isinstance(each, np.ndarray) for each in read.values()):
+            raise ValueError("it holds other files")
     except Exception as error:  # numpy, zipfile and zlib each raise kinds of their own for a damaged file
         raise WorkbookError(f"{path} is not an npz file of plain arrays: {error or type(error).__name__}") from error
     missing = [name for name in needed if name not in read]

@@ -27,6 +27,7 @@ PARTS = ("run.json", "settings.json", "search", "networks", "evaluation")
 ATTACKS = ("natural", "PGD20", "AutoAttack")
 MOST_LINES, MOST_TOLD = 100, 10  # of the table, and of folders that cannot be read
 HEAD = ("run", "profile", "data", "eps", "seed", "made", "epochs", *ATTACKS, "report")
+SHARES = ("accuracy", "low", "high", "eps")  # columns of the table of results
 LOOKS = (("blue", ""), ("vermillion", "7 2"), ("green", "2 2"), ("purple", "9 2 2 2"), ("orange", "4 2"), ("grey", "1 2"))
 DIFFERENCE = re.compile(r"(.+?): (.*) here, (.*) there", re.DOTALL)
 # Name: where the epochs are, and their metrics by caption.
@@ -152,7 +153,7 @@ def known(folder: Path) -> Known:
         settings=settings,
         made=str(card.get("created", ""))[:16].replace("T", " "),
         epochs=(num_lines(folder / "search" / "epochs.jsonl"), num_lines(folder / "networks" / FOUND / "epochs.jsonl")),
-        found={each["attack"]: each for each in rows if each["network"] == FOUND},
+        found={each["attack"]: each for each in rows if each["network"] == FOUND and all(map(_is_share, map(each.get, SHARES)))},
         report=(folder / "report.html").is_file(),
         trouble="; ".join(troubles),
     )
@@ -164,6 +165,11 @@ def num_lines(path: Path) -> int:
         return path.read_bytes().count(b"\n")
     except OSError:
         return 0
+
+
+def _is_share(value: Any) -> bool:
+    """Whether it can be drawn between 0 and 1."""
+    return isinstance(value, int | float) and 0 <= value <= 1  # NaN is not
 
 
 def _here(error: Exception, folder: Path) -> str:
@@ -192,7 +198,7 @@ def line(run: Known) -> list[str]:
     """The run's line of the table."""
     profile, seed = (str(run.settings.get(key, "")) for key in ("profile", "seed"))
     eps = run.settings.get("eps")
-    radius = eps_text(eps) if isinstance(eps, int | float) else ""
+    radius = eps_text(float(eps)) if isinstance(eps, int | float) and _is_share(eps) else ""
     accuracies = [f"{run.accuracy(each):.1f}" if each in run.found else "" for each in ATTACKS]
     epochs = " + ".join(map(str, run.epochs))
     return [run.name, profile, run.data, radius, seed, run.made, epochs, *accuracies, "yes" if run.report else "no"]

@@ -27,7 +27,7 @@ from .descent import counted
 
 FOUND, ATTACK = "found", "PGD20"
 PAPERS_OWN = ("dsara", "adversarial-darts")  # variants by other names that are rows of Tables 4 and 5
-NOT_OURS = (WorkbookError, OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError)
+NOT_OURS = (WorkbookError, OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, ArithmeticError)
 ADVERSARIAL, TWO_STAGES = ("adversarial",), ("adversarial", "MGDA")
 DSARA_SPACE, NASNET_SPACE = ("A-A-R", (1, 2, 2)), ("A-A-A", (1, 2, 4))
 

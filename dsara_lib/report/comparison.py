@@ -83,7 +83,7 @@ def _alone(write: Callable[[], Markup]) -> Markup:
     """A part; one that cannot be made says so and leaves the others standing."""
     try:
         return write()
-    except (*NOT_OURS, ArithmeticError) as error:
+    except NOT_OURS as error:
         return paragraph(f"This part could not be made ({type(error).__name__}: {error}).", class_="warning")
 
 

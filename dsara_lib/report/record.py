@@ -15,7 +15,7 @@ from ..architecture import Genotype
 from ..errors import WorkbookError
 from ..evaluation import Evaluation, TransferMatrix, load_arrays, load_evaluation, load_transfer_matrix, read_csv
 from ..history import History, Metrics, read_epochs, read_history
-from ..runs import read_json
+from ..runs import Run, read_json
 from ..soundness import Check
 from ..soundness import load as load_board
 from ..training import load_card
@@ -93,8 +93,8 @@ class Record:
 
 def read(folder: Path) -> Record:
     """Read a run folder. Raises FileNotFoundError or WorkbookError where it is none."""
-    card = read_json(folder / "run.json")
-    if not isinstance(card, dict) or not isinstance(card.get("settings"), dict) or "preset" not in card["settings"]:
+    card = Run(folder).card()
+    if not isinstance(card["settings"], dict) or "preset" not in card["settings"]:
         raise WorkbookError(f"{folder.name}/run.json holds no settings of a run")
     record = Record(folder=folder, card=card)
 
@@ -103,7 +103,7 @@ def read(folder: Path) -> Record:
             return reader()
         except FileNotFoundError:
             return otherwise
-        except (WorkbookError, KeyError, TypeError, ValueError) as error:
+        except (WorkbookError, KeyError, IndexError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
             record.troubles.append(f"{type(error).__name__}: {error}".replace(str(folder), folder.name))
             return otherwise
 
@@ -138,6 +138,7 @@ def evaluations(folder: Path, rows: list[dict[str, Any]], classes: tuple[str, ..
     found = {}
     for network in dict.fromkeys(row["network"] for row in rows):
         mine = [row for row in rows if row["network"] == network]
+        _require_plain(network)
         if not (folder / f"{network}.npz").is_file():
             continue
         attacks: dict[str, Mapping[str, Any]] = {row["attack"]: row for row in mine if row["attack"] != "natural"}
@@ -150,10 +151,17 @@ def evaluations(folder: Path, rows: list[dict[str, Any]], classes: tuple[str, ..
     return found
 
 
+def _require_plain(name: str) -> None:
+    """Raise WorkbookError for a name in a table that, as part of a file's, would lead out of the folder."""
+    if not name or Path(name).name != name:
+        raise WorkbookError(f"evaluation/ names {str(name)[:60]!r}, which no file there can be called")
+
+
 def matrices(folder: Path, rows: list[dict[str, Any]]) -> dict[str, TransferMatrix]:
     """The transfer matrix of each attack, where its predictions and its rows are there."""
     found = {}
     for row in {row["attack"]: row for row in rows}.values():
+        _require_plain(row["attack"])
         described = {name: row[name] for name in ("attack", "eps", "data")}
         found[row["attack"]] = load_transfer_matrix(folder / f"transfer-{row['attack']}.npz", **described)
     return found
@@ -163,8 +171,7 @@ def other_seeds(record: Record) -> dict[int, list[dict[str, Any]]]:
     """White-box rows by seed of the evaluated runs beside this one that have its settings; empty where there is no other seed."""
     found: dict[int, list[dict[str, Any]]] = {}
     for path in sorted(record.folder.parent.glob("*/evaluation/white_box.csv")):
-        card = read_json(path.parent.parent / "run.json")
-        settings = dict(card.get("settings") or {}) if isinstance(card, dict) else {}
+        settings = dict(Run(path.parent.parent).card()["settings"] or {})
         seed = settings.pop("seed", None)
         if seed is not None and settings == {name: value for name, value in record.settings.items() if name != "seed"}:
             found.setdefault(int(seed), read_csv(path, "network", *COLUMNS))

@@ -26,7 +26,7 @@ from ..data import Augmentation, Batches, DataSet, halves
 from ..distributed import ALONE, Group
 from ..engine import COMMIT, Metrics, Within, diverging, to_cpu
 from ..errors import WorkbookError
-from ..runs import describe, generator, seeded, write_atomically, write_jsonl
+from ..runs import generator, seeded, write_atomically, write_jsonl
 from ..shapes import Float, Int
 from ..training import Cosine, apply_gradients, measuring, set_learning_rate, whole_batches
 from .objectives import ADVERSARIAL, OBJECTIVES
@@ -488,7 +488,7 @@ class Searcher:
     def settings(self) -> Any:
         """What a checkpoint must agree with."""
         images = [len(self.weights_half), len(self.alphas_half)]
-        return {"config": describe(self.config), "seed": self.seed, "data": self.data_name, "images": images}
+        return {"config": self.config, "seed": self.seed, "data": self.data_name, "images": images}
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, alphas, both optimizers, random numbers, what upper levels remember, and what was found in each epoch."""

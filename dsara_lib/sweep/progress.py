@@ -16,6 +16,7 @@ from ..engine import Event
 from .sweep import Sweep, Task
 
 LOG = "job.jsonl"
+EVENT = {"what": str, "epoch": int, "num_epochs": int, "metrics": dict, "warnings": list}  # what is told of an event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +111,13 @@ class Listener:
             if told.get("kind") == "started":
                 self._attempts += 1
                 yield Progress(job=self.job, kind="started", attempt=self._attempts)
-            elif told.get("kind") == "event":
+            elif told.get("kind") == "event" and all(isinstance(told.get(name), kind) for name, kind in EVENT.items()):
                 event = Event(
                     kind=told["what"],
                     epoch=told["epoch"],
                     num_epochs=told["num_epochs"],
                     metrics=told["metrics"],
-                    warnings=tuple(told["warnings"]),
+                    warnings=tuple(map(str, told["warnings"])),
                 )
                 yield Progress(job=self.job, kind="event", event=event, attempt=self._attempts)
 
@@ -124,6 +125,7 @@ class Listener:
 def _told(line: bytes) -> dict[str, Any]:
     """A line of a log; nothing where a worker that was killed left half of one."""
     try:
-        return json.loads(line)
-    except ValueError:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
         return {}
+    return told if isinstance(told, dict) else {}
