@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .distributed import joined
+from .capture import compute_as_asked
+from .distributed import Group, joined
 from .engine import run_epochs
 from .errors import WorkbookError, unknown
 from .experiment import Experiment, find_experiment, open_experiment
@@ -26,8 +27,9 @@ SECONDS_TO_STOP = 120.0  # for the step under way and its commit
 def search(run: str, *, device: str = "auto", sync_batch_norm: bool = False, **opening: Any) -> Experiment:
     """Search to the end, or go on; `opening` is what `open_experiment` takes. Raises WorkbookError."""
     with joined(device, synchronised=sync_batch_norm) as (group, own_device):
+        compute_as_asked()
         experiment = group.after_first(lambda: open_experiment(run, device=own_device, **opening))
-        experiment.use_its_threads()
+        _set_up(experiment, group)
         follow(run_epochs(experiment.searcher(group), experiment.search_folder), group)
         return experiment
 
@@ -44,8 +46,9 @@ def train(
     """Train what a run's search found and what stands beside it (all, or those named), or go on. Raises WorkbookError."""
     with joined(device, synchronised=sync_batch_norm) as (group, own_device):
         places = {"results": results, "data_root": data_root}
+        compute_as_asked()
         experiment = group.after_first(lambda: find_experiment(run, device=own_device, **places))
-        experiment.use_its_threads()
+        _set_up(experiment, group)
         planned = list(experiment.networks_to_train())
         for name in networks or planned:
             if name not in planned:
@@ -54,6 +57,12 @@ def train(
                 print(name, flush=True)
             follow(run_epochs(experiment.trainer(name, group), experiment.network_folder(name)), group)
         return experiment
+
+
+def _set_up(experiment: Experiment, group: Group) -> None:
+    experiment.use_its_threads()
+    if (changed := experiment.changed_since_begun()) and group.is_first:
+        print("warning:", changed)
 
 
 def in_processes(count: int, arguments: Sequence[str]) -> None:

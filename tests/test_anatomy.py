@@ -80,6 +80,7 @@ def test_distance_is_a_metric_of_shares(genotype):
     cells = list(genotype.cells.values())
     for one in cells:
         assert distance(one, one) == 0 and common_edges(one, one) == 8
+        assert common_edges(one[:2], one) == common_edges(one, one[:2]) == 4  # of nodes that only one has, none
         for other in cells:
             assert distance(one, other) == distance(other, one)
             assert 0 <= distance(one, other) <= 1

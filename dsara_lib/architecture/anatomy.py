@@ -80,8 +80,8 @@ def shares(anatomy: Anatomy) -> dict[str, float]:
 
 
 def common_edges(one: Cell, other: Cell) -> int:
-    """How many kept edges both cells have with the same operation."""
-    return sum(len(set(a) & set(b)) for a, b in zip(one, other, strict=True))
+    """How many kept edges both cells have with the same operation; of nodes that only one has, none."""
+    return sum(len(set(a) & set(b)) for a, b in zip(one, other, strict=False))
 
 
 def distance(one: Cell, other: Cell) -> float:
