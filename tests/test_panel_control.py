@@ -151,7 +151,7 @@ def test_an_error_is_told_and_lets_go_of_the_folder(tmp_path: Path) -> None:
     control = driven(tmp_path, Slow(0, nan_at=(2, 1)))
     control.run()
     state = control.wait("failed")
-    assert "place is inf in epoch 2" in state.error and state.epoch == 1 and "WorkbookError" in control.traceback
+    assert "place is inf in epoch 2" in state.error and state.epoch == 1 and "Everywhere" in control.traceback
     with held(tmp_path):
         pass
 
@@ -188,14 +188,14 @@ def test_a_job_that_cannot_begin_frees_the_folders_of_the_others(tmp_path: Path)
 
 
 def test_time_left_and_place_are_told(tmp_path: Path) -> None:
-    control = driven(tmp_path, Slow(0.02))
+    control = driven(tmp_path, Slow(0.1))
     assert control.state.seconds_left is None
     for _ in range(3):
         control.step()
         state = control.wait("paused")
     assert (state.name, state.epoch, state.num_epochs, state.step, state.num_steps) == ("walk", 1, 3, 1, STEPS)
     assert state.share == pytest.approx(0.5)
-    assert state.seconds_left == pytest.approx(3 * 0.02, rel=1.0)
+    assert state.seconds_left == pytest.approx(3 * 0.1, rel=2.0)
     control.stop()
     control.wait("stopped")
 

@@ -119,7 +119,8 @@ def test_a_hostile_pickle_in_a_run_is_told_and_the_rest_of_the_run_is_read(name:
     record = read_record(tmp_path / "results" / "strange")
     assert not marker.exists() and record.settings["data"] == "digits"
     read_by_nobody = ("settings.json", "-against-eps/", "transfer-PGD20/", "found/history.jsonl", "found/epochs.jsonl")
-    assert record.troubles or any(each in name for each in read_by_nobody)
+    being_written = "search/history.jsonl"  # for which a line without an end is taken
+    assert record.troubles or name == being_written or any(each in name for each in read_by_nobody)
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,7 @@ def scripted(scores: list[float], quantity: str) -> Any:
     """A stand-in for `measuring` that gives these values of one quantity, and the opposite of the other."""
     values: Iterator[float] = iter(scores)
 
-    def measured(*_: Any) -> Iterator[dict[str, float]]:
+    def measured(*_: Any, **__: Any) -> Iterator[dict[str, float]]:
         yield {}
         value = next(values)
         both = {"natural_accuracy": 1 - value, "adversarial_accuracy": 1 - value} | {quantity: value}

@@ -16,10 +16,11 @@ from toys import TRAIN, toy_blueprint, toy_data
 
 from dsara_lib import upgrades
 from dsara_lib.data import load, unit_interval
-from dsara_lib.engine import History, begin, read_history, run_epochs
+from dsara_lib.engine import begin, run_epochs
 from dsara_lib.errors import WorkbookError
 from dsara_lib.evaluation import load_arrays
 from dsara_lib.experiment import find_experiment
+from dsara_lib.history import History, read_history
 from dsara_lib.panel.runs import known_runs
 from dsara_lib.report.collection import collect
 from dsara_lib.report.record import read as read_record

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..engine import Event, Job, begin, go_on
+from ..errors import WorkbookError
 from ..history import History
 from ..runs import held
 
@@ -159,8 +160,8 @@ class Controller(Generic[Seen]):
         except Stopped:
             status = "stopped"
         except BaseException as raised:  # shown in the panel: a thread has nobody else to tell
-            lines = traceback.format_exception_only(raised)
-            status, error = "failed", "".join(lines).strip()
+            ours = isinstance(raised, WorkbookError)  # a sentence, which needs no name
+            status, error = "failed", str(raised) if ours else "".join(traceback.format_exception_only(raised)).strip()
             self.traceback = "".join(traceback.format_exception(raised))
         self._change(status=status, error=error, seconds_left=None)
 

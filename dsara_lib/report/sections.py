@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-
 from .. import drawing, paper, plots
-from ..architecture import blueprint_from_dict, cost
+from ..architecture import blueprint_cost, blueprint_from_dict
 from ..data import eps_text
 from ..evaluation import NATURAL, mean_and_spread, paired, wilson
 from ..presets import PAPER
@@ -639,13 +637,9 @@ def counted(record: Record, network: str) -> tuple[str, str]:
     if card is None:
         return "", ""
     blueprint = blueprint_from_dict(card["blueprint"], network)
-    with torch.device("meta"):
-        built = blueprint.build()
     size = card["data"].get("image_size")
-    if size is None:
-        return amount(sum(p.numel() for p in built.parameters())), ""
-    cost_of = cost(built, int(size), blueprint.in_channels)
-    return amount(cost_of.parameters), amount(cost_of.table1_flops)
+    found = blueprint_cost(blueprint, 32 if size is None else int(size))
+    return amount(found.parameters), "" if size is None else amount(found.table1_flops)
 
 
 def second_table(record: Record) -> Markup:
