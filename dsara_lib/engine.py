@@ -144,12 +144,14 @@ def run_epochs(job: Job, folder: str | Path, history: History | None = None) -> 
 def until_stopped(events: Generator[Batch, None, Any], group: Group = ALONE) -> Generator[Batch, None, None]:
     """The same events. Ctrl-C or SIGTERM ends them after the step under way, so that it can be kept; a second one at once.
 
-    A signal to one process of a group ends them in all. Raises Stopped in the end. On another than the main thread nothing is
-    done about signals.
+    A signal to one process of a group ends them in all; then torchrun sends SIGTERM again to those that are still there, which
+    changes nothing. Raises Stopped in the end. On another than the main thread nothing is done about signals.
     """
     came: list[int] = []
 
     def note(number: int, frame: Any) -> None:
+        if came and group.size > 1 and number == signal.SIGTERM:
+            return
         if came:
             raise Stopped(number)
         came.append(number)
@@ -211,9 +213,10 @@ def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, No
             try:
                 yield event
             except GeneratorExit:
-                # A loop that was left standing may be closed long after another has gone on in its folder.
-                if job.commits_steps and job.group.by_first(lambda: checkpoints.newest) == newest:
-                    _commit(checkpoints, job, history)
+                # A loop that was left standing may be closed long after another has gone on in its folder. Nothing is asked of
+                # other processes, which may not be leaving.
+                if job.commits_steps and job.group.is_first and checkpoints.newest == newest:
+                    _write(checkpoints, job, history)
                 raise
         epoch_metrics = job.epoch_metrics()
         _check_finite(epoch_metrics, done)
@@ -253,16 +256,14 @@ def _export(job: Job, history: History, folder: Path) -> None:
 
 
 def _commit(checkpoints: Checkpoints, job: Job, history: History) -> str:
-    """The steps first, then the state that says how far they reach: of a job killed between the two, the next start cuts them.
+    """The first process writes, and none goes on before it has. The checkpoint's name."""
+    return job.group.by_first(lambda: _write(checkpoints, job, history))
 
-    The first process writes, and none goes on before it has.
-    """
 
-    def write() -> str:
-        history.commit()
-        return checkpoints.save(job.epoch, _state(job, history))
-
-    return job.group.by_first(write)
+def _write(checkpoints: Checkpoints, job: Job, history: History) -> str:
+    """The steps first, then the state that says how far they reach: of a job killed between the two, the next start cuts them."""
+    history.commit()
+    return checkpoints.save(job.epoch, _state(job, history))
 
 
 def _state(job: Job, history: History) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from toys import bits
 
 from dsara_lib import distributed
 from dsara_lib.distributed import ALONE, Group, joined
-from dsara_lib.engine import other_processes
-from dsara_lib.errors import WorkbookError
+from dsara_lib.engine import other_processes, until_stopped
+from dsara_lib.errors import Stopped, WorkbookError
 
 HERE = Path(__file__).parent
 PAIR = [Group(rank=rank, size=2) for rank in range(2)]
@@ -130,6 +132,26 @@ def test_what_the_first_process_refuses_both_refuse_with_the_same_sentence(seen:
     told = seen[0]["refused"]
     assert "made with other settings" in told["settings"] and "is at work already" in told["held"]
     assert "a batch of 1 images cannot be shared by 2 processes" in told["batch"] and "epoch 1" in told["infinite"]
+
+
+@pytest.mark.parametrize("group", [PAIR[0], ALONE], ids=["of a group", "alone"])
+def test_a_second_sigterm_takes_the_commit_under_way_only_from_a_process_alone(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Group, "any", lambda self, asked: asked)
+    committed = []
+
+    def events() -> Generator[int, None, None]:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield 1
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # torchrun, when another process has left
+            committed.append(True)
+
+    with pytest.raises(Stopped):
+        list(until_stopped(events(), group))
+    assert committed == ([True] if group is PAIR[0] else [])
 
 
 # --------------------------------------------------------------------------------------------------------- one process
