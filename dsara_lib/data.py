@@ -23,6 +23,7 @@ from .errors import WorkbookError, unknown
 from .image_files import LabelledImages, read_image_folders, read_tiny_imagenet
 from .shapes import Float, Int, UInt8
 
+MOST_IMAGES = 2**62  # of a class: all there are
 PHOTOGRAPH_EPS = 8 / 255  # the paper's radius on all its data sets (Section 5.3)
 
 
@@ -397,7 +398,8 @@ def load(
         raise unknown("data set", name, [*DATASETS, "folder:PATH"])
     classes, *splits = entry.load(place, limit, download)
     if limit is not None:
-        splits = [split.subset((_rank_in_class(split.labels) < limit).nonzero().flatten()) for split in splits]
+        most = min(limit, MOST_IMAGES)  # a tensor is compared with no larger number
+        splits = [split.subset((_rank_in_class(split.labels) < most).nonzero().flatten()) for split in splits]
     train, test = splits
     return DataSet(
         name=name,

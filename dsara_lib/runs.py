@@ -124,8 +124,12 @@ def _flush_folder(folder: Path) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON that a person can read."""
-    write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    """Write JSON that a person can read. Raises WorkbookError for numbers that JSON does not have."""
+    try:
+        text = json.dumps(value, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise WorkbookError(f"{Path(path).name} cannot hold infinite numbers or NaN: {error}") from error
+    write_atomically(path, text + "\n")
 
 
 def read_json(path: str | Path) -> Any:

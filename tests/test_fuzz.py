@@ -46,6 +46,11 @@ ONCE_WRONG = {
         "1a034e519a761c94",
         "4e89e44bcca454ee3eff613fe4228ed9bd0ae9e00df36af121526e2ee87b7106",
     ),
+    "experiment": (
+        "c0fe064f072d8e6b464574b817a5a14126e2abf776d5bb99c8924c1af4b48e28de1a77cd551d71ffeef8affc44b51bb94859"
+        "f2fb1c28a692c715bbdbe22ecda9",
+        "6c11ada049172f3bdf5be1691c369413",
+    ),
     "evaluation's details": ("fe5b30ef18ded15ee065e2aae71675b6db10c1e9228f1875e7f21c567f242c96",),
 }
 
