@@ -5,6 +5,7 @@
   run       the same chain with --profile, --data, --run, --device; stopped, it goes on where it stopped
   search    only the search of such a run, also under torchrun
   train     only its trainings
+  evaluate  only the attacks on what it trained
   nb        one notebook, headless
   lab       JupyterLab on notebooks/
   cost      parameters and multiply-adds of an architecture
@@ -40,6 +41,7 @@ LIBRARY = (
     "run",
     "search",
     "train",
+    "evaluate",
     "nb",
     "lab",
     "cost",

@@ -1,4 +1,4 @@
-"""The command line behind workbook.py: demo, run, nb, lab, cost, draw, bench, sweep, compare, report. Each is a few calls.
+"""The command line behind workbook.py. Each command is a few calls.
 
 torch is imported only where a command computes in this process, so that the first line appears at once.
 """
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CHAIN = ("01", "02", "03", "04", "05", "06", "09")
 SECONDS_BETWEEN_LINES = 10.0
 RUN = ("--run", "--run-name")  # torchrun would take --run for the beginning of an option of its own
+PROFILES = "demo, cpu, short, paper, gpu or published-code"
 FULL = ("01", "02")  # notebooks that take all settings of a run; the others read them from its folder
 
 
@@ -69,16 +70,20 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="the whole chain on embedded data, in minutes")
     demo.set_defaults(command=run, profile="demo", data="digits", limit=None, seed=0, set="", variant="", device="cpu", processes=1)
+    demo.set_defaults(jobs=1, data_root="data")
     demo.add_argument("--run", default="demo", help="name of the run folder (demo)")
     demo.add_argument("--results", default="results", help="folder of all runs (results)")
 
     chain = commands.add_parser("run", help="the whole chain at any profile, on any data")
     chain.set_defaults(command=run)
     chain.add_argument("--processes", type=int, default=1, help="that share the batches of search and training, one a GPU (1)")
+    chain.add_argument(
+        "--jobs", type=int, default=1, help="search, trainings and attacks at once, each in a process of its own (1)"
+    )
     found = commands.add_parser("search", help="only the search, without its notebook: in this process, or under torchrun")
     found.set_defaults(command=run_search)
     for each in (chain, found):
-        each.add_argument("--profile", default="demo", help="demo, short, paper or published-code")
+        each.add_argument("--profile", default="demo", help=PROFILES)
         each.add_argument("--data", default="digits", help="digits, cifar10, cifar100, svhn, tiny-imagenet or folder:PATH")
         each.add_argument("--limit", type=int, help="images per class")
         each.add_argument("--variant", default="", help="a named change of the method, such as advrush or table5-3 (none)")
@@ -90,9 +95,16 @@ def _parser() -> argparse.ArgumentParser:
     training.set_defaults(command=run_training)
     training.add_argument(*RUN, default="demo", help="name of the run folder (demo)")
     training.add_argument("--networks", default="", metavar="NAME,NAME", help="only these, such as found or AdvRush (all)")
-    for each in (chain, found, training):
+    attacking = commands.add_parser("evaluate", help="only the attacks on what a run has trained, without their notebooks")
+    attacking.set_defaults(command=run_evaluation)
+    attacking.add_argument(*RUN, default="demo", help="name of the run folder (demo)")
+    attacking.add_argument("--networks", default="", metavar="NAME,NAME", help="only these, white-box (all, and black-box)")
+    attacking.add_argument("--black-box", metavar="ATTACK,ATTACK", help="only these attacks, of all networks on each other")
+    for each in (chain, found, training, attacking):
         each.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
         each.add_argument("--results", default="results", help="folder of all runs (results)")
+        each.add_argument("--data-root", default="data", help="folder of data sets, official files or image files (data)")
+    for each in (chain, found, training):
         each.add_argument(
             "--sync-batch-norm", action="store_true", help="with several processes: batch norm over the whole batch, not each share"
         )
@@ -140,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="the rows of a table, searched, trained and attacked: sweep table5 --seeds 0,1,2")
     sweep.set_defaults(command=run_sweep)
     sweep.add_argument("grid", help="table4, table4-matched (all of one size), table5, methods (rivals) or zoo (Tables 1 to 3)")
-    sweep.add_argument("--profile", default="demo", help="demo, short, paper or published-code")
+    sweep.add_argument("--profile", default="demo", help=PROFILES)
     sweep.add_argument("--data", action="append", help="digits (default), cifar10, ... or folder:PATH; may be given several times")
     sweep.add_argument("--limit", type=int, help="images per class")
     sweep.add_argument("--name", help="beginning of the run folders' names (<grid>-<profile>-<data>)")
@@ -180,7 +192,13 @@ def run(given: argparse.Namespace) -> None:
         make_preset(given.profile, given.set, given.variant)  # raises before a folder of that name is made
     from . import notebooks
 
-    common = {"RUN": name, "DEVICE": given.device, "RESULTS": os.path.relpath(results, notebooks.FOLDER)}
+    if given.jobs > 1:
+        _side_by_side(given, name)
+    places = {
+        "RESULTS": os.path.relpath(results, notebooks.FOLDER),
+        "DATA_ROOT": os.path.relpath(given.data_root, notebooks.FOLDER),
+    }
+    common = {"RUN": name, "DEVICE": given.device, **places}
     full = common | {
         "PROFILE": given.profile,
         "DATA": _from_notebooks(given.data),
@@ -219,6 +237,7 @@ def run_search(given: argparse.Namespace) -> None:
         variant=given.variant,
         device=given.device,
         results=given.results,
+        data_root=given.data_root,
         sync_batch_norm=given.sync_batch_norm,
     )
     if _speaks():
@@ -230,10 +249,38 @@ def run_training(given: argparse.Namespace) -> None:
     from .steps import train
 
     names = [name for name in given.networks.split(",") if name]
-    options = {"device": given.device, "results": given.results, "sync_batch_norm": given.sync_batch_norm}
+    options = {"device": given.device, "results": given.results, "data_root": given.data_root}
+    options |= {"sync_batch_norm": given.sync_batch_norm}
     experiment = train(given.run, networks=names, **options)
     if _speaks():
         print(f"done; the networks: {experiment.run.path('networks')}")
+
+
+def run_evaluation(given: argparse.Namespace) -> None:
+    """The attacks on the networks of a run."""
+    from .steps import evaluate
+
+    names, attacks = (
+        None if text is None else [name for name in text.split(",") if name] for text in (given.networks, given.black_box)
+    )
+    places = {"device": given.device, "results": given.results, "data_root": given.data_root}
+    experiment = evaluate(given.run, networks=names or (), black_box=attacks, **places)
+    print(f"done; notebooks 04 and 05 make tables of it: {experiment.run.path('evaluation')}")
+
+
+def _side_by_side(given: argparse.Namespace, name: str) -> None:
+    """Search, trainings and attacks of a run, several at once."""
+    from .experiment import network_names, open_experiment
+    from .side_by_side import commands, run_commands
+
+    if given.processes > 1:
+        raise WorkbookError("a run is shared out in one way: give --jobs or --processes")
+    places = {"results": given.results, "data_root": given.data_root}
+    opening = {"profile": given.profile, "data": given.data, "limit": given.limit, "seed": given.seed, "variant": given.variant}
+    # Made here, before several open it at once.
+    preset = open_experiment(name, changes=given.set, device=given.device, **places, **opening).preset
+    options = [f"--{key}={value}" for key, value in ({**opening, "set": given.set}).items() if value not in (None, "")]
+    run_commands(commands(network_names(preset), preset, options, _alike(given, name)), given.jobs)
 
 
 def _speaks() -> bool:
@@ -257,7 +304,8 @@ def _train_in_processes(given: argparse.Namespace, name: str) -> None:
 
 def _alike(given: argparse.Namespace, name: str) -> list[str]:
     synchronised = ["--sync-batch-norm"] if given.sync_batch_norm else []
-    return [f"--run-name={name}", f"--device={given.device}", f"--results={given.results}", *synchronised]
+    places = [f"--results={given.results}", f"--data-root={given.data_root}"]
+    return [f"--run-name={name}", f"--device={given.device}", *places, *synchronised]
 
 
 BEFORE = {"01": _search_in_processes, "03": _train_in_processes}  # the notebooks then read what these leave

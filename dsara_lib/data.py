@@ -190,6 +190,11 @@ def halves(split: Split, generator: torch.Generator) -> tuple[Split, Split]:
     return hold_out(split, 0.5, generator)
 
 
+def sample(split: Split, count: int | None, generator: torch.Generator) -> Split:
+    """So many of the images in their order, the same share of each class; all of them for None, and where there are no more."""
+    return split if count is None or count >= len(split) else hold_out(split, count / len(split), generator)[1]
+
+
 # -------------------------------------------------------------------------------------------- augmentation and batches
 
 
@@ -310,6 +315,14 @@ def _obtain(make: Callable[[bool], Any], files: str, root: str, download: bool) 
 
 
 def _cifar(kind: str, packed: str, unpacked: str, root: str, limit: int | None, download: bool) -> Parts:
+    """The official files; where they are not there, image files (`as_images`); else the official files, downloaded."""
+    official = any((Path(root) / name).exists() for name in (packed, unpacked))
+    found = [] if official else as_images(kind.lower(), root)
+    if found:
+        parts = _image_folder(",".join(map(str, found)), limit, download)
+        if len(parts[0]) != (count := int(kind.removeprefix("CIFAR"))):
+            raise WorkbookError(f"{kind.lower()} has {count} classes; {', '.join(map(str, found))} have {len(parts[0])}")
+        return parts
     from torchvision import datasets
 
     make = getattr(datasets, kind)
@@ -317,6 +330,12 @@ def _cifar(kind: str, packed: str, unpacked: str, root: str, limit: int | None, 
     train, test = _obtain(lambda train: make(root, train=train, download=download), files, root, download)
     splits = [_split_of(part.data.transpose(0, 3, 1, 2), part.targets) for part in (train, test)]
     return tuple(train.classes), splits[0], splits[1]
+
+
+def as_images(name: str, root: str | Path) -> list[Path]:
+    """Folders and zip archives in `root` that hold a data set as image files, such as cifar10/ or cifar10-train.zip."""
+    found = {path for pattern in (name, f"{name}.zip", f"{name}-*") for path in Path(root).glob(pattern)}
+    return sorted(path for path in found if path.is_dir() or path.suffix == ".zip")
 
 
 def _svhn(root: str, limit: int | None, download: bool) -> Parts:

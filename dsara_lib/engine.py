@@ -25,7 +25,7 @@ import torch
 from . import upgrades
 from .distributed import ALONE, Group
 from .errors import Everywhere, NotFinite, Stopped, WorkbookError
-from .history import History, Metrics
+from .history import EPOCHS, History, Metrics, read_epochs
 from .runs import Checkpoints, changed_since, describe, held
 
 Batch = TypeVar("Batch")
@@ -188,6 +188,7 @@ def begin(job: Job, folder: str | Path, history: History) -> Event | None:
         warnings += _restore(job, history, state, checkpoints.folder)
         warnings += other_processes(state.get("processes", ONE), job.group, job.batch_setting)
         return Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
+    job.group.by_first(lambda: _refuse_to_overwrite(checkpoints, warnings))
     # Committed before the first step, so that a job stopped within its first epoch also goes on from where it began.
     job.group.by_first(lambda: history.begin(checkpoints.folder))
     _commit(checkpoints, job, history)
@@ -195,6 +196,16 @@ def begin(job: Job, folder: str | Path, history: History) -> Event | None:
         return None
     warnings.append("no whole checkpoint is left; starting anew")
     return Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
+
+
+def _refuse_to_overwrite(checkpoints: Checkpoints, warnings: Sequence[str]) -> None:
+    """Raise WorkbookError where epochs were done and kept without their checkpoints, as those of reference runs are."""
+    done = len(read_epochs(checkpoints.folder)) if not warnings and (checkpoints.folder / EPOCHS).is_file() else 0
+    if done:
+        raise WorkbookError(
+            f"{checkpoints.folder} holds what {done} epochs have left but no checkpoint to go on from, as reference runs do; "
+            "it is kept: read it, or repeat it under another run name"
+        )
 
 
 def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, None, None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from .architecture import AnyBlueprint, Blueprint, Classifier, Genotype, bluepri
 from .attacks import make_attack
 from .data import DataSet, Split, load
 from .distributed import ALONE, Group
-from .errors import WorkbookError
+from .errors import WorkbookError, unknown
 from .evaluation import Evaluation, Evaluator, Row, TransferMatrix, black_box, digest, load_evaluation, white_box
 from .image_files import expand
 from .presets import Preset, attacks_at, fit, make_preset
@@ -32,7 +32,8 @@ from .soundness import Check, board, probe, save
 from .soundness import load as load_board
 from .training import TrainConfig, Trainer, load_card, load_network, natural
 
-FOUND = "found"
+FOUND, LAST = "found", "last"
+TWINS = (FOUND, f"{FOUND}-natural")  # of which the accuracy is measured against the radius
 FOLDER = "folder:"
 BITS_DEPEND_ON = {"all": ("torch", "platform"), "cpu": ("cpu", "threads"), "cuda": ("cuda_devices", "deterministic")}
 IDENTITY = "data_identity"  # in a run's settings: what its data are called and their checksum, wherever they lie
@@ -82,9 +83,31 @@ class Experiment:
 
     # -- training ----------------------------------------------------------------------------------------------------
 
+    @property
+    def network_names(self) -> tuple[str, ...]:
+        """The found architecture, its naturally trained twin, and the published architectures beside it."""
+        return network_names(self.preset)
+
+    def chosen(self, names: Sequence[str]) -> tuple[str, ...]:
+        """These of `network_names`; all where none is named. Raises WorkbookError for an unknown one."""
+        for name in names:
+            if name not in self.network_names:
+                raise unknown("network of this run", name, self.network_names)
+        return tuple(names) or self.network_names
+
     def networks_to_train(self) -> dict[str, tuple[AnyBlueprint, TrainConfig]]:
-        """By name: the found architecture, its naturally trained twin, and the published architectures beside it."""
-        found = Blueprint(
+        """Network and training of each of `network_names`. Raises FileNotFoundError where the search has not ended."""
+        return {name: self.network_to_train(name) for name in self.network_names}
+
+    def network_to_train(self, name: str) -> tuple[AnyBlueprint, TrainConfig]:
+        """Network and training of that name; published architectures do not wait for the search."""
+        if not name.startswith(FOUND):
+            return self.published(name)
+        training = self.preset.training
+        return self.matched(self._found()), training if name == FOUND else natural(training)
+
+    def _found(self) -> Blueprint:
+        return Blueprint(
             genotype=self.genotype(),
             space=self.preset.search.space,
             num_cells=self.preset.num_cells,
@@ -92,11 +115,6 @@ class Experiment:
             num_classes=self.data.num_classes,
             in_channels=self.data.channels,
         )
-        sized = self.matched(found)
-        plans: dict[str, tuple[AnyBlueprint, TrainConfig]] = {FOUND: (sized, self.preset.training)}
-        if self.preset.natural_twin:
-            plans[f"{FOUND}-natural"] = (sized, natural(self.preset.training))
-        return plans | {name: self.published(name) for name in self.preset.baselines}
 
     def published(self, name: str) -> tuple[AnyBlueprint, TrainConfig]:
         """A published architecture at the size of this profile's baselines."""
@@ -120,18 +138,18 @@ class Experiment:
 
     def trainer(self, name: str, group: Group = ALONE) -> Trainer:
         """The training of one of `networks_to_train`, or of any published architecture."""
-        blueprint, config = self.published(name) if name in zoo.names() else self.networks_to_train()[name]
+        blueprint, config = self.network_to_train(name)
         return Trainer(blueprint, self.data, config, seed=self.seed, device=self.device, name=name, group=group)
 
     def trained(self) -> dict[str, Path]:
         """Folder of the weights of each network trained so far: `best` of each, and `last` of the found one where it is another."""
         folders: dict[str, Path] = {}
-        for name in self.networks_to_train():
-            if (self.network_folder(name) / "last" / "card.json").is_file():
+        for name in self.network_names:
+            if (self.network_folder(name) / LAST / "card.json").is_file():
                 folders[name] = self.network_folder(name) / "best"
-                last = self.network_folder(name) / "last"
+                last = self.network_folder(name) / LAST
                 if name == FOUND and load_card(last)["epoch"] != load_card(folders[name])["epoch"]:
-                    folders[f"{FOUND}-last"] = last
+                    folders[f"{FOUND}-{LAST}"] = last
         if not folders:
             raise FileNotFoundError(f"run {self.run.name!r} has no trained network yet; notebook 03 (retrain) trains them")
         return folders
@@ -172,6 +190,42 @@ class Experiment:
         name = self.preset.evaluation.black_box_attacks[0] if attack is None else attack
         return self._evaluator(black_box(networks, make_attack(name, self.data.eps)), networks, self.test())
 
+    def evaluations(
+        self, networks: Sequence[str] = (), attacks: Sequence[str] | None = None
+    ) -> Iterator[tuple[str, Evaluator, str]]:
+        """What notebooks 04 and 05 evaluate: what it is, the job, and its folder below `evaluation`.
+
+        Of the networks named (all, where none is), then under the black-box attacks; only these where some are named. Raises
+        WorkbookError for an unknown name, FileNotFoundError for a network that is not trained.
+        """
+        known = self.preset.evaluation.black_box_attacks
+        for name in attacks or ():
+            if name not in known:
+                raise unknown("black-box attack of this run", name, known)
+        if attacks is None:
+            yield from self._white_boxes(self.chosen(networks))
+        trained = self.trained()
+        for attack in () if networks and attacks is None else known if attacks is None else attacks:
+            if untrained := [name for name in self.network_names if name not in trained]:
+                raise FileNotFoundError(f"run {self.run.name!r} has not trained {', '.join(untrained)} yet; `train` does")
+            yield f"black box, {attack}", self.black_box(self.transferring(), attack), f"transfer-{attack}"
+
+    def _white_boxes(self, names: Sequence[str]) -> Iterator[tuple[str, Evaluator, str]]:
+        trained = self.trained()
+        for name in names:
+            if name not in trained:
+                raise FileNotFoundError(f"run {self.run.name!r} has not trained {name} yet; `train --networks {name}` does")
+            for each in (name, f"{name}-{LAST}"):
+                if each in trained:
+                    network = load_network(trained[each], self.device)
+                    yield each, self.white_box(each, network), each
+                    if each in TWINS:
+                        yield f"{each} against eps", self.against_eps(each, network), f"{each}-against-eps"
+
+    def transferring(self) -> dict[str, Classifier]:
+        """The networks that are attacked with each other's images: all but `found-last`, which is too near to `found`."""
+        return {name: network for name, network in self.networks().items() if name != f"{FOUND}-{LAST}"}
+
     def soundness(
         self,
         network: Classifier,
@@ -195,6 +249,11 @@ class Experiment:
     def _evaluator(self, rows: dict[str, Row], targets: dict[str, Classifier], split: Split) -> Evaluator:
         size = self.preset.evaluation.batch_size
         return Evaluator(rows, targets, split, data=self.data.name, batch_size=size, seed=self.seed)
+
+
+def network_names(preset: Preset) -> tuple[str, ...]:
+    """What a run of that preset trains."""
+    return (FOUND, *([f"{FOUND}-natural"] if preset.natural_twin else []), *preset.baselines)
 
 
 def choose_device(name: str = "auto") -> torch.device:

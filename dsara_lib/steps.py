@@ -1,6 +1,6 @@
-"""Search and trainings without their notebooks: in one process, or in several that torchrun has started.
+"""Search, trainings and attacks without their notebooks: in one process, or search and training in several that torchrun starts.
 
-They leave in the run folder what notebooks 02 and 03 leave, which then only read it.
+They leave in the run folder what notebooks 02 to 05 leave, which then only read it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from .capture import compute_as_asked
-from .distributed import Group, joined
+from .distributed import ALONE, Group, joined
 from .engine import run_epochs
-from .errors import WorkbookError, unknown
+from .errors import WorkbookError
 from .experiment import Experiment, find_experiment, open_experiment
 from .notebooks import follow
 
@@ -49,14 +49,34 @@ def train(
         compute_as_asked()
         experiment = group.after_first(lambda: find_experiment(run, device=own_device, **places))
         _set_up(experiment, group)
-        planned = list(experiment.networks_to_train())
-        for name in networks or planned:
-            if name not in planned:
-                raise unknown("network of this run", name, planned)
+        for name in experiment.chosen(networks):
             if group.is_first:
                 print(name, flush=True)
             follow(run_epochs(experiment.trainer(name, group), experiment.network_folder(name)), group)
         return experiment
+
+
+def evaluate(
+    run: str,
+    *,
+    networks: Sequence[str] = (),
+    black_box: Sequence[str] | None = None,
+    device: str = "auto",
+    results: str | Path = "results",
+    data_root: str | Path = "data",
+) -> Experiment:
+    """Attack the trained networks of a run (all, or those named), or go on: white-box, and against each radius of the curve.
+
+    `black_box` names attacks of the profile to craft on every network for all others, in place of all that; None does both.
+    Notebooks 04 and 05 judge what this leaves and write the tables. Raises WorkbookError, and FileNotFoundError before a training.
+    """
+    compute_as_asked()
+    experiment = find_experiment(run, device=device, results=results, data_root=data_root)
+    _set_up(experiment, ALONE)
+    for name, evaluator, place in experiment.evaluations(networks, black_box):
+        print(name, flush=True)
+        follow(run_epochs(evaluator, experiment.run.path("evaluation", place)))
+    return experiment
 
 
 def _set_up(experiment: Experiment, group: Group) -> None:

@@ -28,11 +28,12 @@ from .capture import Captured, Graphs, NoGraphs, graphs_on
 from .data import Augmentation, Batches, DataSet, Split, hold_out, unit_interval
 from .distributed import ALONE, Group
 from .engine import Metrics, Within, diverging, to_cpu
-from .errors import WorkbookError
+from .errors import WorkbookError, unknown
 from .runs import describe, generator, read_json, seeded, write_atomically, write_json
 from .shapes import Float, Int
 
 CARD_SCHEMA = 1
+STORED = ("float32", "float16")  # the second rounds kernels and matrices, and keeps what belongs to a channel as it is
 NUM_LIKE = 8  # images on which the prepared network is compared
 
 
@@ -98,12 +99,15 @@ class TrainConfig:
     held_out: float = 0.02  # share of the training images on which `best` is chosen
     held_out_attack: PGD = PGD(steps=10)
     cutout: int = 0  # side of a blacked-out square
+    stored: str = "float32"  # how `best` and `last` are written, see `STORED`
     auxiliary_weight: float = 0.4  # where the network has an auxiliary head
 
     def __post_init__(self):
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise WorkbookError(f"{name} is a whole number of at least 1; got {getattr(self, name)!r}")
+        if self.stored not in STORED:
+            raise unknown("stored precision", self.stored, STORED)
         if not self.learning_rate > 0:
             raise WorkbookError(f"learning_rate is above 0; got {self.learning_rate!r}")
         if not 0 < self.held_out < 1:
@@ -430,9 +434,14 @@ class Trainer:
         """Write `best/` when it is new and both `best/` and `last/` at the end: weights and card."""
         ended = self.epoch == self.num_epochs
         if self.best_weights and (ended or self.best_epoch == self.epoch):
-            save_network(folder / "best", self.best_weights, self._card("best", self._best_measured))
+            save_network(folder / "best", self._stored(self.best_weights), self._card("best", self._best_measured))
         if ended:
-            save_network(folder / "last", to_cpu(self.network.state_dict()), self._card("last", self._measured))
+            save_network(folder / "last", self._stored(self.network.state_dict()), self._card("last", self._measured))
+
+    def _stored(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As they are written. What is evaluated is what was written, so that its numbers belong to the file."""
+        halved = self.config.stored == "float16"
+        return {k: v.half() if halved and v.is_floating_point() and v.ndim > 1 else v for k, v in to_cpu(weights).items()}
 
     def _card(self, which: str, measured: Metrics) -> dict[str, Any]:
         return {

@@ -25,6 +25,7 @@ from dsara_lib.data import (
     halves,
     hold_out,
     load,
+    sample,
     unit_interval,
 )
 from dsara_lib.errors import WorkbookError
@@ -460,3 +461,41 @@ def test_batches_have_the_same_bits_on_the_gpu():
     for (images, labels), (gpu_images, gpu_labels) in zip(*passes, strict=True):
         assert gpu_images.is_cuda and torch.equal(images, gpu_images.cpu()) and torch.equal(labels, gpu_labels.cpu())
     assert torch.equal(halves(data.train, generator())[1].images, halves(on_gpu.train, generator())[1].images.cpu())
+
+
+# ---------------------------------------------------------------------------------------- a named data set as image files
+
+
+def write_images(root: Path, names: list[str], num_classes: int) -> None:
+    """An archive for each split, as image folders: two images of each class."""
+    for split, name in zip(("train", "test"), names, strict=True):
+        with zipfile.ZipFile(root / name, "w") as archive:
+            for label in range(num_classes):
+                for i in range(2):
+                    with archive.open(f"{split}/class {label:02}/{i}.png", "w") as file:
+                        Image.fromarray(random_bytes(8, 8, 3, seed=2 * label + i)).save(file, "PNG")
+
+
+def test_cifar_is_also_read_from_image_files_of_its_name_and_never_from_those_of_another(tmp_path, monkeypatch):
+    write_images(tmp_path, ["cifar10-train-0.zip", "cifar10-test.zip"], 10)
+    (tmp_path / "cifar100-notes.txt").write_text("no archive")
+    data = load("cifar10", root=tmp_path, download=False)
+    assert data.name == "cifar10" and data.num_classes == 10 and len(data.train) == len(data.test) == 20
+    assert (data.eps, data.flip, data.learning_rate) == (8 / 255, True, 0.1)
+    with pytest.raises(FileNotFoundError, match="no whole cifar-100-python"):
+        load("cifar100", root=tmp_path, download=False)
+    make_cifar10(tmp_path, monkeypatch)  # the official files come first
+    assert load("cifar10", root=tmp_path, download=False).image_size == 32
+
+
+def test_image_files_with_another_number_of_classes_are_not_taken_for_cifar(tmp_path):
+    write_images(tmp_path, ["cifar10-train.zip", "cifar10-test.zip"], 3)
+    with pytest.raises(WorkbookError, match=r"cifar10 has 10 classes; .* have 3"):
+        load("cifar10", root=tmp_path)
+
+
+def test_a_sample_has_the_same_share_of_each_class_and_all_images_where_more_are_asked_for():
+    split = numbered([10, 20, 30])
+    some = sample(split, 12, torch.Generator().manual_seed(0))
+    assert torch.bincount(some.labels).tolist() == [2, 4, 6]
+    assert sample(split, None, torch.Generator()) is sample(split, 60, torch.Generator()) is split

@@ -288,3 +288,13 @@ def test_a_state_taken_to_the_cpu_is_a_copy():
         weight.zero_()
     assert torch.equal(copied["a"][0], torch.ones(2)) and not copied["a"][0].requires_grad
     assert copied["a"][1] == (1, "x")
+
+
+def test_what_finished_epochs_left_is_not_overwritten_where_their_checkpoints_are_gone(tmp_path):
+    list(run_epochs(Walk(), tmp_path))
+    for path in tmp_path.glob("epoch-*.pt"):
+        path.unlink()
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix == ".jsonl"}
+    with pytest.raises(WorkbookError, match=rf"what {Walk().num_epochs} epochs have left but no checkpoint to go on from"):
+        list(run_epochs(Walk(), tmp_path))
+    assert kept and all((tmp_path / name).read_bytes() == data for name, data in kept.items())

@@ -106,6 +106,16 @@ def test_the_halves_are_disjoint_and_stratified_and_validation_is_of_the_alphas_
     assert len(validation) == len(set(validation)) == SEARCH.validation_images and set(validation) < set(alphas)
 
 
+def test_a_search_takes_so_many_images_when_told_the_same_share_of_each_class():
+    job = Searcher(toy_data(), replace(SEARCH, images=18))
+    halves = [job.weights_half, job.alphas_half]
+    assert [len(half) for half in halves] == [9, 9]
+    assert torch.bincount(torch.cat([half.labels for half in halves])).tolist() == [6, 6, 6]
+    assert not {*numbers(halves[0].images)} & {*numbers(halves[1].images)}
+    with pytest.raises(WorkbookError, match="at least two images; got 1"):
+        replace(SEARCH, images=1)
+
+
 def test_over_an_epoch_each_image_of_each_half_is_seen_once_by_its_own_level_in_new_order(monkeypatch):
     searcher, step = search(), Noting(lambda *batches: [numbers(images) for images, _ in batches])
     monkeypatch.setattr(searcher, "step", step)

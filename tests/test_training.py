@@ -409,7 +409,9 @@ def test_fewer_images_than_a_batch_are_refused():
     assert trainer(replace(TRAIN, batch_size=18)).num_batches == 1
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"held_out": 0.0}, {"held_out": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"held_out": 0.0}, {"held_out": 1.0}, {"stored": "int8"}]
+)
 def test_useless_settings_are_refused_by_name(wrong):
     with pytest.raises(WorkbookError, match=next(iter(wrong))):
         TrainConfig(**wrong)
@@ -426,6 +428,21 @@ def test_a_loaded_network_gives_the_same_logits_to_the_bit(trained):
     expected = job.network.eval()(images)
     job.network.train()
     assert torch.equal(network(images), expected)
+
+
+def test_weights_stored_in_half_are_rounded_but_for_what_belongs_to_a_channel_and_training_goes_on_exactly(trained, tmp_path):
+    from safetensors.torch import load
+
+    exact, folder = trained
+    job = run(trainer(replace(TRAIN, epochs=4, stored="float16")), tmp_path)
+    weights, kept = job.network.state_dict(), exact.network.state_dict()
+    assert all(torch.equal(weights[name], kept[name]) for name in kept)
+    stored, network = load((tmp_path / "last" / "weights.safetensors").read_bytes()), load_network(tmp_path / "last")
+    for name, value in network.state_dict().items():
+        assert stored[name].dtype == (torch.float16 if value.ndim > 1 else value.dtype)
+        assert torch.equal(value, kept[name].half().float() if value.ndim > 1 else kept[name])
+    sizes = [(path / "last" / "weights.safetensors").stat().st_size for path in (tmp_path, folder)]
+    assert sizes[0] < sizes[1]
 
 
 def test_the_card_says_what_the_network_is_and_where_it_comes_from(trained):

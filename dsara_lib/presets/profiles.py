@@ -25,6 +25,7 @@ class EvaluationConfig:
     black_box_attacks: tuple[str, ...] = ("PGD20", "MI-FGSM")  # the paper's, and one that transfers better
     curve_attack: str = "PGD20"
     curve: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 8.0)  # times eps; 0 is the natural accuracy
+    autoattack_images: int | None = None  # AutoAttack, its parts and Square on the first so many of them; None: on all
     test_images: int = 10_000  # the first so many of the test set, in a fixed shuffled order
     curve_images: int = 1_000
     probe_images: int = 64  # on which the soundness board tries the network
@@ -135,4 +136,57 @@ DEMO = Preset(
     threads=1,
 )
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DEMO, SHORT, PAPER, PUBLISHED_CODE)}
+BESIDE = ("DSARA", "DARTS", "AdvRush", "ResNet-18-32x32")  # what the campaign trains beside its own, at equal parameters
+
+GPU = replace(
+    SHORT,
+    name="gpu",
+    about="the campaign on one GPU: the paper's search, and five networks of equal parameters retrained as in `short`",
+    training=replace(SHORT_TRAINING, stored="float16"),
+    evaluation=EvaluationConfig(autoattack_images=1_000),
+    baselines=BESIDE,
+    match="DSARA",
+)
+
+CPU = replace(
+    GPU,
+    name="cpu",
+    about="the same in two hours on two CPU cores (with --jobs 2): smaller networks, fewer images and steps",
+    search=SearchConfig(
+        num_cells=5,
+        channels=8,
+        stages=(
+            Stage(epochs=8, upper_level=SingleObjective(), architecture_lr=1e-2),
+            Stage(epochs=4, upper_level=MGDA(), architecture_lr=3e-3),
+        ),
+        attack=PGD(eps=2 / 255, step_size=1.25 / 255, steps=2),
+        images=2_400,
+        batch_size=48,
+        weights_lr=0.1,
+        validation_images=240,
+        selection=Selection(window=3, tolerance=0.02),
+    ),
+    training=replace(
+        GPU.training,
+        epochs=5,
+        batch_size=32,
+        attack=PGD(step_size=5 / 255, steps=2),
+        learning_rate=0.1,
+        held_out=0.04,
+    ),
+    evaluation=EvaluationConfig(
+        autoattack=AutoAttack(steps=30, targets=3, queries=500),
+        autoattack_images=200,
+        curve=(0.5, 1.0, 2.0, 8.0),
+        test_images=1_000,
+        curve_images=200,
+        probe_images=32,
+        batch_size=100,
+    ),
+    num_cells=8,
+    channels=16,
+    limit=1_000,
+    threads=1,
+)
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (DEMO, CPU, SHORT, PAPER, GPU, PUBLISHED_CODE)}

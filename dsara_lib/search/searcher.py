@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from ..architecture import Genotype, SearchSpace, Supernet
 from ..attacks.base import uniform_noise
 from ..capture import Graphs
-from ..data import Augmentation, Batches, DataSet, halves
+from ..data import Augmentation, Batches, DataSet, halves, sample
 from ..distributed import ALONE, Group
 from ..engine import COMMIT, Metrics, Within, diverging, to_cpu
 from ..errors import WorkbookError
@@ -67,7 +67,7 @@ class Searcher:
         self.group = group
         self.config, self.seed, self.data_name = config, seed, data.name
         self.device = torch.device(device)
-        weights_half, alphas_half = halves(data.train, generator("halves", seed))
+        weights_half, alphas_half = halves(sample(data.train, config.images, generator("images", seed)), generator("halves", seed))
         self.weights_half, self.alphas_half = weights_half.to(self.device), alphas_half.to(self.device)
         self.num_batches = min(
             whole_batches(self.weights_half, config.batch_size, "the weights' half", group),

@@ -83,6 +83,7 @@ class SearchConfig:
         Stage(epochs=10, upper_level=MGDA(), architecture_lr=5e-5),
     )
     attack: PGD = PGD(eps=2 / 255, step_size=1 / 510, steps=7)
+    images: int | None = None  # of the training set, as many of each class; None takes all
     batch_size: int = 64
     weights_lr: float = 0.025
     weights_lr_floor: float = 0.0
@@ -103,6 +104,8 @@ class SearchConfig:
             raise WorkbookError(f"a search has at least one stage, and each at least one epoch; got {self.stages!r}")
         if self.batch_size < 2:
             raise WorkbookError(f"batch norm needs a batch_size of at least 2; got {self.batch_size}")
+        if self.images is not None and self.images < 2:
+            raise WorkbookError(f"a search learns from at least two images; got {self.images}")
         if self.stages[0].candidates is not None:
             raise WorkbookError("the first stage has all operations as candidates: no alphas have ranked them yet")
         if self.most_skips is not None and (self.most_skips < 0 or set(self.space.operations) <= {SKIP}):
