@@ -168,7 +168,8 @@ class Experiment:
 
     def white_box(self, name: str, network: Classifier) -> Evaluator:
         """Natural accuracy and every attack of the profile, crafted on the network itself."""
-        rows = white_box(network, attacks_at(self.preset.evaluation, self.data.eps))
+        config = self.preset.evaluation
+        rows = white_box(network, attacks_at(config, self.data.eps), autoattack_images=config.autoattack_images)
         return self._evaluator(rows, {name: network}, self.test())
 
     def white_box_result(self, name: str) -> Evaluation:

@@ -42,6 +42,8 @@ from dsara_lib.evaluation import (
     wilson,
     write_csv,
 )
+from dsara_lib.experiment import open_experiment
+from dsara_lib.presets.profiles import EvaluationConfig
 from dsara_lib.runs import derive_seed
 
 DATA = toy_data(per_class=4)
@@ -83,10 +85,10 @@ def learnt() -> nn.Module:
     return model
 
 
-def cascade(batch_size: int = 5, **changes: Any) -> Evaluator:
+def cascade(batch_size: int = 5, few: int | None = None, split: Split = DATA.test, **changes: Any) -> Evaluator:
     model = learnt()
     settings = {"data": "toy", "batch_size": batch_size, "prepared": False} | changes
-    return Evaluator(white_box(model, CASCADE), {"net": model}, DATA.test, **settings)
+    return Evaluator(white_box(model, CASCADE, few), {"net": model}, split, **settings)
 
 
 def walked(job: Evaluator) -> Evaluator:
@@ -188,9 +190,11 @@ def test_resumed_evaluation_equals_an_uninterrupted_one(tmp_path: Path):
         assert bits(finished(evaluator(network()), folder).predictions) == bits(whole.predictions)
 
 
-def test_evaluation_cut_anywhere_equals_an_uninterrupted_one():
-    """Also in the middle of a row, of PGD of two lengths at once and of a cascade."""
-    whole, cuts = cascade(), []
+@pytest.mark.parametrize("few", [None, 7])
+def test_evaluation_cut_anywhere_equals_an_uninterrupted_one(few: int | None):
+    """Also in the middle of a row, of PGD of two lengths at once and of a cascade, be it of all images or of the first."""
+    size = 5 if few is None else 3
+    whole, cuts = cascade(size, few), []
     while whole.epoch < whole.num_epochs:
         buffer = io.BytesIO()
         torch.save(whole.state_dict(), buffer)
@@ -198,14 +202,14 @@ def test_evaluation_cut_anywhere_equals_an_uninterrupted_one():
         list(whole.run_epoch())
     assert len(cuts) > 12 and list(whole.predictions) == ROWS
     for cut in cuts:
-        job = cascade()
+        job = cascade(size, few)
         job.load_state_dict(torch.load(io.BytesIO(cut), weights_only=True))
         assert everything(walked(job)) == everything(whole)
 
 
 def test_number_of_epochs_never_grows_and_is_reached():
-    for batch_size in (1, 5, 12):
-        job, before = cascade(batch_size), math.inf
+    for batch_size, few in ((1, None), (5, None), (5, 7), (12, None)):
+        job, before = cascade(batch_size, few), math.inf
         while job.epoch < job.num_epochs:
             assert job.num_epochs <= before
             before, epoch = job.num_epochs, job.epoch
@@ -224,6 +228,108 @@ def test_every_row_is_the_same_for_every_batch_size_and_engine_run(tmp_path: Pat
             assert other.traces[row]["accuracy"] == trace["accuracy"]
             assert other.traces[row]["loss"] == pytest.approx(trace["loss"], rel=1e-9)
     assert everything(finished(cascade(12), tmp_path)) == everything(walked(cascade(12)))
+
+
+COSTLY_ROWS = ["APGD-CE", "+APGD-T", "+FAB-T", "AutoAttack", "Square"]
+
+
+@pytest.mark.parametrize(("few", "start"), [(7, 0), (1, 1)])
+def test_row_of_the_first_images_is_that_of_an_evaluation_of_these_alone(few: int, start: int):
+    split = DATA.test.subset(torch.arange(12).roll(-start))
+    found, whole = result(walked(cascade(few=few, split=split))), result(walked(cascade(split=split)))
+    alone = result(walked(cascade(split=split.subset(torch.arange(few)))))
+    assert alone.correct().any() == (start == 0)  # the second time nothing is left to attack
+    for name in ROWS:
+        expected = alone if name in COSTLY_ROWS else whole
+        assert bits(found.predictions[name]) == bits(expected.predictions[name]) and found.count(name) == expected.count(name)
+        assert found.reached[name] == expected.reached[name]
+        mine, theirs = ({row["attack"]: row for row in each.rows()}[name] for each in (found, expected))
+        assert mine == theirs and mine["images"] == (few if name in COSTLY_ROWS else 12)  # and the checksum of their images
+        assert found.compare(expected, name).alone == 0
+    assert bits(dict(found.traces)) == bits(dict(whole.traces))
+    together = found.together()
+    assert len(together.labels) == few and together.provenance["image_checksum"] == alone.provenance["image_checksum"]
+    assert torch.equal(found.worst_case(), alone.worst_case()) and torch.equal(together.worst_case(), alone.worst_case())
+    assert [row["images"] for row in together.rows()] == len(ROWS) * [few]
+
+
+def test_as_many_images_as_there_are_is_what_all_of_them_were_before():
+    before = walked(cascade())
+    for few in (12, 1000):
+        job = walked(cascade(few=few))
+        assert bits(job.state_dict()) == bits(before.state_dict()) and everything(job) == everything(before)
+        assert job.settings() == before.settings() and result(job).provenance == result(before).provenance
+    assert all(len(row) == 3 for row in before.settings()["rows"].values())  # as checkpoints on the disk have it
+    assert list(result(before).provenance) == ["dtype", "seed", "image_checksum", "prepared"]
+    assert bits(dict(result(before).together().predictions)) == bits(dict(result(before).predictions))
+
+
+def test_progress_tells_the_images_of_the_row():
+    job, told = cascade(batch_size=3, few=7), {}
+    while job.epoch < job.num_epochs:
+        list(job.run_epoch())
+        metrics = job.epoch_metrics()
+        told.setdefault(metrics["row"], []).append(metrics)
+    found = result(job)
+    for name in COSTLY_ROWS:
+        for metrics in told.get(name, [])[-1:]:
+            assert metrics["accuracy/net"] == pytest.approx(found.accuracy(name))
+    standing = int(found.correct()[:7].sum())
+    assert told["APGD-CE"][0]["done"] == f"3 of {standing} images"
+
+
+def test_other_number_of_first_images_is_another_evaluation(tmp_path: Path):
+    finished(cascade(few=7), tmp_path)
+    finished(cascade(few=7), tmp_path)
+    for few in (None, 6):
+        with pytest.raises(WorkbookError, match="other settings"):
+            finished(cascade(few=few), tmp_path)
+    seven, six, whole = (result(walked(cascade(few=few))) for few in (7, 6, None))
+    for other in (six, whole):
+        with pytest.raises(WorkbookError, match=r"cannot be compared under AutoAttack: image_checksum .* images 7 and"):
+            seven.compare(other, "AutoAttack")
+        assert seven.compare(other, "PGD4").alone == 0
+
+
+def test_rows_of_no_image_or_of_more_than_those_before_are_refused():
+    model = linear()
+    for first in (0, -1):
+        with pytest.raises(WorkbookError, match=f"at least one image; 'FGSM' of the first {first}"):
+            Evaluator({"FGSM": Row(source=model, attack=FGSM(), first=first)}, {"net": model}, DATA.test, data="toy")
+    rows = {NATURAL: Row(source=model, attack=None, first=5), "FGSM": Row(source=model, attack=FGSM(), after=NATURAL, first=6)}
+    with pytest.raises(WorkbookError, match="'FGSM' is asked of 6 images, 'natural' of 5"):
+        Evaluator(rows, {"net": model}, DATA.test, data="toy")
+
+
+def test_profile_says_of_how_many_images_costly_attacks_are_asked(tmp_path: Path):
+    changes = "evaluation.test_images=10 evaluation.attacks=FGSM,PGD20,AutoAttack,APGD-T,Square"
+    for few, expected in (("", None), (" evaluation.autoattack_images=6", 6), (" evaluation.autoattack_images=10", None)):
+        experiment = open_experiment(f"run{few[-1:]}", limit=4, changes=changes + few, device="cpu", results=tmp_path)
+        rows = experiment.white_box("net", linear()).rows  # type: ignore[arg-type]
+        asked = {name: row.first for name, row in rows.items()}
+        costly = ["APGD-CE", "+APGD-T", "+FAB-T", "AutoAttack", "APGD-T", "Square"]
+        assert asked == dict.fromkeys([NATURAL, "FGSM", "PGD20"], None) | dict.fromkeys(costly, expected)
+    for few in (0, -1, 2.5):
+        with pytest.raises(WorkbookError, match=f"autoattack_images is a whole number of at least 1, or None; got {few}"):
+            EvaluationConfig(autoattack_images=few)  # type: ignore[arg-type]
+
+
+def test_lengths_of_one_attack_share_their_steps_only_on_the_same_images():
+    """And what a row of fewer images has found is not asked again by one of more."""
+    model, pgd2, pgd4 = learnt(), CASCADE["PGD2"], CASCADE["PGD4"]
+    rows = {
+        "few": Row(source=model, attack=pgd2, first=5),
+        "long": Row(source=model, attack=pgd4),
+        "all": Row(source=model, attack=pgd2, first=12),
+        "again": Row(source=model, attack=pgd2, first=3),
+    }
+    job = Evaluator(rows, {"net": model}, DATA.test, data="toy", batch_size=12, prepared=False)
+    assert [list(task.names) for task in job.tasks] == [["few"], ["long", "all"], ["again"]]
+    found = result(walked(job))
+    assert torch.equal(found.predictions["few"], found.predictions["all"][:5])
+    assert torch.equal(found.predictions["again"], found.predictions["all"][:3])
+    alone = Evaluator({"again": rows["again"]}, {"net": model}, DATA.test, data="toy", batch_size=12, prepared=False)
+    assert found.reached["again"] == result(walked(alone)).reached["again"]
 
 
 def test_cascade_only_loses_images_and_some_stand():
@@ -584,6 +690,22 @@ def test_table_has_a_row_for_each_attack_and_survives_its_file(tmp_path: Path):
     found.save(tmp_path / "net.npz")
     described = {"network": "net", "data": "toy", "eps": 0.1, "classes": DATA.classes, "attacks": found.attacks}
     assert load_evaluation(tmp_path / "net.npz", **described).rows() == rows
+
+
+def test_rows_of_the_first_images_survive_their_file_and_longer_ones_are_refused(tmp_path: Path):
+    found, path = result(walked(cascade(few=7))), tmp_path / "net.npz"
+    found.save(path)
+    described = {"network": "net", "data": "toy", "eps": 0.1, "classes": DATA.classes}
+    again = load_evaluation(path, **described)
+    assert again.rows() == found.rows() and bits(dict(again.predictions)) == bits(dict(found.predictions))
+    assert again.together().rows() == found.together().rows()
+    labels = found.labels.numpy()
+    for name, array in {"long": np.append(labels, 0), "none": labels[:0], "square": labels.reshape(3, 4)}.items():
+        np.savez(path, labels=labels, **{name: array})
+        with pytest.raises(WorkbookError, match=f"expected {name} as whole numbers .12., one for each image or for the first"):
+            load_evaluation(path, **described)
+    stranger = replace(found, provenance={"image_checksum": "a", "image_checksums_of_first": ["b"]})
+    assert [row["image_checksum"] for row in stranger.rows()][2:4] == ["", ""]  # and so comparable with nothing
 
 
 predictions = st.lists(st.lists(st.integers(0, 2), min_size=5, max_size=5), min_size=1, max_size=4)

@@ -6,7 +6,8 @@ evaluation commits after each batch. What is kept is the prediction for each ima
 
 The source is prepared once (`architecture.prepared`), and each prediction is that of the original network in its own precision.
 Images that are wrong without attack are not attacked, in a cascade only those that still stand are; PGD20 is read off on the way
-to PGD100. What is random belongs to (seed, image), so no number depends on batches, order or restarts.
+to PGD100. A costly attack may be asked of the first images only; its predictions are that much fewer. What is random belongs to
+(seed, image), so no number depends on batches, order or restarts, and none on how many images follow.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..architecture import prepare
-from ..attacks import PGD, Attack, AutoAttack
+from ..attacks import APGD, APGDT, FABT, PGD, Attack, AutoAttack, Square
 from ..attacks.base import check_images, check_logits, check_range
 from ..attacks.draws import Draws
 from ..data import Split, unit_interval
@@ -33,10 +34,11 @@ from ..errors import WorkbookError, unknown
 from ..runs import describe
 from ..shapes import Float, Int
 from .crosscheck import PyAutoAttack
-from .results import NATURAL, Evaluation, TransferMatrix
+from .results import NATURAL, PREFIXES, Evaluation, TransferMatrix
 
 PENDING = -1  # the prediction for an image whose turn has not come
 ENGINES = ("dsara", "pyautoattack")
+COSTLY = (AutoAttack, PyAutoAttack, APGD, APGDT, FABT, Square)  # AutoAttack and what it consists of
 
 
 def image_noise(images: Float[Tensor, "n c h w"], seed: int, first: int = 0) -> Float[Tensor, "n c h w"]:
@@ -49,13 +51,15 @@ class Row:
     """Adversarial images of one attack on one source; no attack means the images themselves.
 
     With `after`, the name of an earlier row, only what is right there is attacked, and the other images keep its predictions.
-    `whole` is the attack that the row completes, where it is the last part of a cascade.
+    `whole` is the attack that the row completes, where it is the last part of a cascade. `first` asks it of the first so many
+    images only; a row that comes after another is asked of no more than that one.
     """
 
     source: nn.Module
     attack: Attack | None
     after: str | None = None
     whole: Attack | None = None
+    first: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,8 @@ def tasks_of(rows: Mapping[str, Row]) -> list[Task]:
         attack = row.attack
         if isinstance(attack, PGD) and not attack.early_stop:
             for other, each in rows.items():
-                same = each.source is row.source and each.after == row.after and isinstance(each.attack, PGD)
+                same = each.source is row.source and (each.after, each.first) == (row.after, row.first)
+                same = same and isinstance(each.attack, PGD)
                 if same and other not in done and replace(each.attack, steps=attack.steps) == attack:  # type: ignore[type-var]
                     names[other] = each.attack.steps  # type: ignore[union-attr]
             attack = replace(attack, steps=max(steps for steps in names.values() if steps))
@@ -125,11 +130,17 @@ class Evaluator:
             )
         if batch_size < 1:
             raise WorkbookError(f"batch_size is a whole number of at least 1; got {batch_size!r}")
-        self.rows, self.targets, self.split = dict(rows), dict(targets), split
+        self.rows = {name: _on_its_images(name, row, len(split)) for name, row in rows.items()}
+        self.targets, self.split = dict(targets), split
         for name, row in self.rows.items():
             before = list(self.rows)[: list(self.rows).index(name)]
-            if row.after is not None and row.after not in before:
+            if row.after is None:
+                continue
+            if row.after not in before:
                 raise unknown(f"earlier row (for {name!r} to come after)", row.after, before)
+            if self._count(name) > self._count(row.after):
+                counts = f"{self._count(name)} images, {row.after!r} of {self._count(row.after)}"
+                raise WorkbookError(f"a row is asked of no more images than the one it comes after; {name!r} is asked of {counts}")
         self.data, self.batch_size, self.seed, self.prepared = data, batch_size, seed, prepared
         self.tasks = tasks_of(self.rows)
         self.epoch, self._task, self._at = 0, 0, 0  # batches done; the present task, and how many of its images are done
@@ -139,7 +150,11 @@ class Evaluator:
         self._reached: dict[str, dict[str, float]] = {}
         self._ready: tuple[nn.Module, nn.Module] | None = None
         self._settings = {
-            "rows": {name: [digest(row.source), row.attack, row.after] for name, row in self.rows.items()},
+            # A row of all images is written as it was before there were others.
+            "rows": {
+                name: [digest(row.source), row.attack, row.after, *([row.first] if row.first else [])]
+                for name, row in self.rows.items()
+            },
             "targets": {name: digest(target) for name, target in self.targets.items()},
             "data": [data, checksum(split.labels, split.images), len(split)],
             "seed": seed,
@@ -153,7 +168,7 @@ class Evaluator:
         left = 0
         for number, task in enumerate(self.tasks[self._task :]):
             begun = number == 0 and all(name in self._found for name in task.names)
-            images = self._left() if begun else int(self._right(task.row.after).sum())
+            images = self._left() if begun else int(self._right(task.row.after)[: self._count(next(iter(task.names)))].sum())
             left += math.ceil(images / self.batch_size)
         return self.epoch + left
 
@@ -222,27 +237,49 @@ class Evaluator:
         for name in task.names:
             if name in self._found:  # resumed before its first batch
                 continue
-            after = task.row.after
-            empty = torch.full((len(self.split),), PENDING)
-            self._found[name] = {t: empty.clone() if after is None else self._found[after][t].clone() for t in self.targets}
-            self._attacked[name] = self._right(after)
+            after, count = task.row.after, self._count(name)
+            empty = torch.full((count,), PENDING)
+            found = {t: empty if after is None else self._found[after][t] for t in self.targets}
+            self._found[name] = {t: predictions[:count].clone() for t, predictions in found.items()}
+            self._attacked[name] = self._right(after)[:count].clone()
             if not self._attacked[name].any():  # nothing is left to attack
-                self._reached[name] = {**self._reached[str(after)], "change": 0.0}
+                before = self._reached[str(after)] if count == self._count(str(after)) else self._unattacked(task.row.source, count)
+                self._reached[name] = {**before, "change": 0.0}
             for predictions in self._found[name].values():
                 predictions[self._attacked[name]] = PENDING
-            for other, row in self.rows.items():
-                if other in self._attacked and other != name and row.source is task.row.source and row.attack == task.row.attack:
-                    for target, predictions in self._found[name].items():
-                        known = self._attacked[other] & self._attacked[name] & (self._found[other][target] != PENDING)
-                        predictions[known] = self._found[other][target][known]
-                    if other in self._reached:
-                        self._reached.setdefault(name, dict(self._reached[other]))
+            self._take_over(name)
+
+    def _take_over(self, name: str) -> None:
+        """What an equal row has found; of one that is asked of more images not how far it went is known of ours alone."""
+        mine = self.rows[name]
+        for other, row in self.rows.items():
+            if other not in self._attacked or other == name or row.source is not mine.source or row.attack != mine.attack:
+                continue
+            count = self._count(other)
+            if count > self._count(name):
+                continue
+            for target, predictions in self._found[name].items():
+                theirs = self._found[other][target]
+                known = self._attacked[other] & self._attacked[name][:count] & (theirs != PENDING)
+                predictions[:count][known] = theirs[known]
+            if other in self._reached:
+                self._reached.setdefault(name, dict(self._reached[other]))
+
+    def _unattacked(self, source: nn.Module, count: int) -> dict[str, float]:
+        """How far the first images reach as they are."""
+        images = self.split.images[:count]
+        images = (images if images.is_floating_point() else unit_interval(images)).to(dtype_of(source))
+        return reach(images, images)
+
+    def _count(self, name: str) -> int:
+        """Of how many images a row is asked."""
+        return self.rows[name].first or len(self.split)
 
     def _right(self, row: str | None) -> Tensor:
         """Which images are to be attacked after a row: those that some target has right or that it has not come to."""
         labels = self.split.labels.cpu()
         found = self._found.get(row, {}) if row is not None else {}
-        masks = [(predictions == labels) | (predictions == PENDING) for predictions in found.values()]
+        masks = [(predictions == labels[: len(predictions)]) | (predictions == PENDING) for predictions in found.values()]
         return torch.stack(masks).any(dim=0) if masks else torch.ones(len(labels), dtype=torch.bool)
 
     def _todo(self, task: Task) -> Tensor:
@@ -305,7 +342,7 @@ class Evaluator:
         for name in task.names:
             for target, predictions in self._found[name].items():
                 key = f"accuracy/{target}" if len(task.names) == 1 else f"{name} accuracy/{target}"
-                metrics[key] = (predictions == self.split.labels.cpu()).float().mean().item()
+                metrics[key] = (predictions == self.split.labels[: len(predictions)].cpu()).float().mean().item()
         return metrics
 
     # -- results -----------------------------------------------------------------------------------------------------
@@ -319,11 +356,10 @@ class Evaluator:
     def evaluation(self, network: str, *, eps: float, classes: tuple[str, ...]) -> Evaluation:
         """The result for one target."""
         predictions = {name: found[network] for name, found in self.predictions.items()}
-        total = len(self.split)
         traces = {}
         for name, sums in self._sums.items():
             if name in predictions and self.rows[name].source is self.targets[network]:
-                attacked = max(1, int(self._attacked[name].sum()))
+                total, attacked = self._count(name), max(1, int(self._attacked[name].sum()))
                 loss, right = (column.tolist() for column in sums.unbind(1))
                 steps = list(range(len(sums)))
                 traces[name] = {"steps": steps, "accuracy": [r / total for r in right], "loss": [v / attacked for v in loss]}
@@ -340,10 +376,17 @@ class Evaluator:
                 "seed": self.seed,
                 "image_checksum": checksum(self.split.labels, self.split.images),
                 "prepared": self.prepared,
+                **self._prefixes(),
             },
             traces=traces,
             reached={name: dict(reached) for name, reached in self._reached.items() if name in predictions},
         )
+
+    def _prefixes(self) -> dict[str, dict[str, str]]:
+        """Checksums of the first images, for each number that rows are asked of; nothing where all are asked of all."""
+        labels, images = self.split.labels, self.split.images
+        fewer = sorted({row.first for row in self.rows.values() if row.first})
+        return {PREFIXES: {str(count): checksum(labels[:count], images[:count]) for count in fewer}} if fewer else {}
 
     def transfer_matrix(self, attack: str, eps: float) -> TransferMatrix:
         """The result for all pairs."""
@@ -362,27 +405,28 @@ class Evaluator:
 # -- rows and calls ----------------------------------------------------------------------------------------------------
 
 
-def white_box(network: nn.Module, attacks: Mapping[str, Attack]) -> dict[str, Row]:
+def white_box(network: nn.Module, attacks: Mapping[str, Attack], autoattack_images: int | None = None) -> dict[str, Row]:
     """Rows for one network: clean images, then each attack crafted on the network itself.
 
     AutoAttack becomes a row for each of its parts on what the parts before have left: APGD-CE, +APGD-T, +FAB-T, and under the
-    attack's own name what stands after all four.
+    attack's own name what stands after all four. AutoAttack and what it consists of, also where that stands alone, are asked of
+    the first `autoattack_images` only.
     """
-    rows = {NATURAL: Row(source=network, attack=None)}
+    rows, few = {NATURAL: Row(source=network, attack=None)}, autoattack_images
     for name, attack in attacks.items():
         if not isinstance(attack, AutoAttack):
-            rows[name] = Row(source=network, attack=attack, after=NATURAL)
+            rows[name] = Row(source=network, attack=attack, after=NATURAL, first=few if isinstance(attack, COSTLY) else None)
             continue
         after = NATURAL
         *parts, end = attack.parts().items()
         for number, (part, each) in enumerate(parts):
-            row = Row(source=network, attack=each, after=after)
+            row = Row(source=network, attack=each, after=after, first=few)
             short = part if number == 0 else f"+{part}"
             # The caller may have an attack of this name.
-            own = Row(source=network, attack=attacks[short], after=NATURAL) if short in attacks else row
+            own = Row(source=network, attack=attacks[short], after=NATURAL, first=few) if short in attacks else row
             after = short if rows.get(short, own) == row == own else f"{name}: {short}"
             rows[after] = row
-        rows[name] = Row(source=network, attack=end[1], after=after, whole=attack)
+        rows[name] = Row(source=network, attack=end[1], after=after, whole=attack, first=few)
     return rows
 
 
@@ -403,24 +447,33 @@ def evaluate(
     seed: int = 0,
     engine: str = "dsara",
     prepared: bool = True,
+    autoattack_images: int | None = None,
 ) -> Evaluation:
     """Evaluate any module that maps images in [0, 1] to logits, in one call and without a run folder.
 
     `split` may be a pair of float images [n, c, h, w] in [0, 1] and labels [n]. `engine="pyautoattack"` lets the authors' package
-    do what AutoAttack does. `prepared=False` attacks the network as it is. Raises WorkbookError.
+    do what AutoAttack does. `prepared=False` attacks the network as it is. `autoattack_images` asks AutoAttack and what it consists
+    of about the first so many images only. Raises WorkbookError.
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     if engine == "pyautoattack":
         attacks = {key: PyAutoAttack.like(each) if isinstance(each, AutoAttack) else each for key, each in attacks.items()}
     split = Images(images=split[0], labels=split[1]) if isinstance(split, tuple) else split
-    rows = white_box(network, attacks)
+    rows = white_box(network, attacks, autoattack_images)
     evaluator = Evaluator(rows, {name: network}, split, data=data, batch_size=batch_size, seed=seed, prepared=prepared)
     while evaluator.epoch < evaluator.num_epochs:
         for _ in evaluator.run_epoch():
             pass
     classes = tuple(str(c) for c in range(int(split.labels.max()) + 1)) if classes is None else classes
     return evaluator.evaluation(name, eps=max((attack.eps for attack in attacks.values()), default=0.0), classes=classes)
+
+
+def _on_its_images(name: str, row: Row, available: int) -> Row:
+    """The row, asked of all images where it names as many as there are or more. Raises WorkbookError for none."""
+    if row.first is not None and row.first < 1:
+        raise WorkbookError(f"a row is asked of at least one image; {name!r} of the first {row.first!r}")
+    return replace(row, first=None) if row.first is not None and row.first >= available else row
 
 
 # -- small things ------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .files import load_arrays, save_arrays
 from .statistics import Paired, paired, wilson
 
 NATURAL = "natural"
+PREFIXES = "image_checksums_of_first"  # in the provenance: the checksum of the first so many images, by their number
 
 
 # Rows are compared only where all of this is known and equal: a PGD step of 0.003 for 2/255 alone adds 7 to 12 points.
@@ -43,29 +44,59 @@ DETAILS = ("attacks", "provenance", "traces", "reached")
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a network predicted for each test image under each attack; 'natural' is the clean image."""
+    """What a network predicted for each test image under each attack; 'natural' is the clean image.
+
+    An attack that was asked of the first images only has that many predictions. Two attacks are held against each other on the
+    images that both have: `together`.
+    """
 
     network: str
     data: str
     eps: float
     classes: tuple[str, ...]
     labels: Int[Tensor, " n"]
-    predictions: Mapping[str, Int[Tensor, " n"]]
+    predictions: Mapping[str, Int[Tensor, " first"]]
     attacks: Mapping[str, Any] = field(default_factory=dict)  # settings of each attack, for the tables
     provenance: Mapping[str, Any] = field(default_factory=dict)  # which images, seed, dtype, whether prepared
     traces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of PGD: steps, accuracy, loss
     reached: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # largest change, least and largest pixel
 
-    def correct(self, attack: str = NATURAL) -> Bool[Tensor, " n"]:
-        """Which images are right under an attack."""
+    def count(self, attack: str = NATURAL) -> int:
+        """Of how many images, from the first, an attack was asked."""
         if attack not in self.predictions:
             raise unknown("evaluated attack", attack, self.predictions)
-        return self.predictions[attack] == self.labels
+        return len(self.predictions[attack])
 
-    def worst_case(self, attacks: Iterable[str] | None = None) -> Bool[Tensor, " n"]:
-        """Which images are right under all of these attacks (all evaluated ones if None)."""
-        masks = [self.correct(name) for name in (self.predictions if attacks is None else attacks)]
-        return torch.stack(masks).all(dim=0)
+    def correct(self, attack: str = NATURAL) -> Bool[Tensor, " first"]:
+        """Which images are right under an attack, of those that it was asked of."""
+        return self.labels[: self.count(attack)] == self.predictions[attack]
+
+    def together(self, attacks: Iterable[str] | None = None) -> Evaluation:
+        """These attacks alone (all evaluated ones if None), on the images that all of them were asked of."""
+        names = list(self.predictions if attacks is None else attacks)
+        count = min((self.count(name) for name in names), default=len(self.labels))
+        whole = [name for name in names if self.count(name) == count]  # what is known of a whole attack holds of no part of it
+        return replace(
+            self,
+            labels=self.labels[:count],
+            predictions={name: self.predictions[name][:count] for name in names},
+            provenance={**self.provenance, "image_checksum": self._checksum(count)},
+            traces={name: self.traces[name] for name in whole if name in self.traces},
+            reached={name: self.reached[name] for name in whole if name in self.reached},
+        )
+
+    def _checksum(self, count: int) -> Any:
+        """Of the first so many images; empty where it is not known."""
+        if count == len(self.labels):
+            return self.provenance.get("image_checksum", "")
+        known = self.provenance.get(PREFIXES)
+        return known.get(str(count), "") if isinstance(known, Mapping) else ""
+
+    def worst_case(self, attacks: Iterable[str] | None = None) -> Bool[Tensor, " first"]:
+        """Which images are right under all of these attacks (all evaluated ones if None), of those that all were asked of."""
+        names = list(self.predictions if attacks is None else attacks)
+        count = min(map(self.count, names))
+        return torch.stack([self.correct(name)[:count] for name in names]).all(dim=0)
 
     def accuracy(self, attack: str = NATURAL) -> float:
         """Share of right images."""
@@ -97,7 +128,7 @@ class Evaluation:
                     "engine": settings.get("engine", ""),
                     "dtype": self.provenance.get("dtype", ""),
                     "seed": self.provenance.get("seed"),
-                    "image_checksum": self.provenance.get("image_checksum", ""),
+                    "image_checksum": self._checksum(len(right)),
                     "correct": int(right.sum()),
                     "images": len(right),
                     "accuracy": self.accuracy(name),
@@ -182,7 +213,7 @@ def load_evaluation(path: str | Path, **described: Any) -> Evaluation:
     read = load_arrays(path, "labels")
     shape = read["labels"].shape
     for name, array in read.items():
-        _require(path, name, array, shape if len(shape) == 1 and shape[0] else (1,))
+        _require(path, name, array, shape if len(shape) == 1 and shape[0] else (1,), prefix=name != "labels")
     labels, details, beside = torch.from_numpy(read.pop("labels")), {}, Path(path).with_suffix(".json")
     if beside.is_file():
         details = read_json(beside)
@@ -207,11 +238,12 @@ def load_transfer_matrix(path: str | Path, **described: Any) -> TransferMatrix:
     )
 
 
-def _require(path: str | Path, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise WorkbookError unless it is an array of classes of that shape."""
-    if array.dtype.kind not in "iu" or array.shape != shape:
-        expected = f"whole numbers {[*shape]}"
-        raise WorkbookError(f"{path}: expected {name} as {expected}, one for each image; got {array.dtype} {[*array.shape]}")
+def _require(path: str | Path, name: str, array: np.ndarray, shape: tuple[int, ...], prefix: bool = False) -> None:
+    """Raise WorkbookError unless it is an array of classes of that shape, or one for the first images where that will do."""
+    fits = array.shape == shape or (prefix and array.ndim == 1 and 0 < len(array) < shape[0])
+    if array.dtype.kind not in "iu" or not fits:
+        expected = f"whole numbers {[*shape]}, one for each image" + (" or for the first of them" if prefix else "")
+        raise WorkbookError(f"{path}: expected {name} as {expected}; got {array.dtype} {[*array.shape]}")
 
 
 def _is_table(value: Any, name: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ..architecture import zoo
 from ..attacks import PGD, AutoAttack, make_attack
-from ..errors import unknown
+from ..errors import WorkbookError, unknown
 from ..evaluation import ENGINES
 from ..search import MGDA, SearchConfig, Selection, SingleObjective, Stage
 from ..training import OneCycle, TrainConfig
@@ -27,6 +27,7 @@ class EvaluationConfig:
     curve: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 8.0)  # times eps; 0 is the natural accuracy
     autoattack_images: int | None = None  # AutoAttack, its parts and Square on the first so many of them; None: on all
     test_images: int = 10_000  # the first so many of the test set, in a fixed shuffled order
+    autoattack_images: int | None = None  # AutoAttack, its parts and Square on the first so many of these; None: on all
     curve_images: int = 1_000
     probe_images: int = 64  # on which the soundness board tries the network
     batch_size: int = 250
@@ -34,6 +35,8 @@ class EvaluationConfig:
     def __post_init__(self):
         if self.engine not in ENGINES:
             raise unknown("engine", self.engine, ENGINES)
+        if self.autoattack_images is not None and (type(self.autoattack_images) is not int or self.autoattack_images < 1):
+            raise WorkbookError(f"autoattack_images is a whole number of at least 1, or None; got {self.autoattack_images!r}")
         for name in (*self.attacks, *self.black_box_attacks, self.curve_attack):
             make_attack(name)  # raises for an unknown one
 
