@@ -25,7 +25,6 @@ class EvaluationConfig:
     black_box_attacks: tuple[str, ...] = ("PGD20", "MI-FGSM")  # the paper's, and one that transfers better
     curve_attack: str = "PGD20"
     curve: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 8.0)  # times eps; 0 is the natural accuracy
-    autoattack_images: int | None = None  # AutoAttack, its parts and Square on the first so many of them; None: on all
     test_images: int = 10_000  # the first so many of the test set, in a fixed shuffled order
     autoattack_images: int | None = None  # AutoAttack, its parts and Square on the first so many of these; None: on all
     curve_images: int = 1_000
