@@ -303,7 +303,7 @@ def test_arrays_that_would_fill_the_memory_are_refused_by_what_they_say(tmp_path
 def test_a_card_that_asks_for_more_than_its_weights_hold_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     blueprint = zoo.load("DSARA").blueprint(10)
     require_at_most(blueprint, 0)  # small enough to be looked at
-    with pytest.raises(WorkbookError, match="bytes of parameters; there are 2,000"):
+    with pytest.raises(WorkbookError, match="bytes of parameters; there are 1,000"):
         require_at_most(replace(blueprint, channels=20_000, num_cells=5), 1000)
 
 
