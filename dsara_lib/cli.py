@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CHAIN = ("01", "02", "03", "04", "05", "06", "09")
 SECONDS_BETWEEN_LINES = 10.0
+ROOT = Path(__file__).resolve().parent.parent
 RUN = ("--run", "--run-name")  # torchrun would take --run for the beginning of an option of its own
 PROFILES = "demo, cpu, short, paper, gpu or published-code"
 FULL = ("01", "02")  # notebooks that take all settings of a run; the others read them from its folder
@@ -172,11 +173,13 @@ def _parser() -> argparse.ArgumentParser:
 
     compare = commands.add_parser("compare", help="all runs beside Tables 1 to 5, and the paper's claims tested on them")
     compare.set_defaults(command=write_comparison)
+    compare.add_argument("--runs", default="", metavar="NAME,NAME", help="only these (all)")
     compare.add_argument("--results", default="results", help="folder of all runs (results)")
 
-    report = commands.add_parser("report", help="write a run's HTML report anew")
+    report = commands.add_parser("report", help="write a run's HTML report and its networks' model cards anew")
     report.set_defaults(command=write_report)
     report.add_argument("--run", default="demo")
+    report.add_argument("--readme", action="store_true", help="also the project's README and its figures, where it shows this run")
     report.add_argument("--results", default="results")
     return parser
 
@@ -519,18 +522,23 @@ def write_comparison(given: argparse.Namespace) -> None:
     results = Path(given.results)
     if not results.is_dir():
         raise FileNotFoundError(f"no folder {results}; the runs to compare lie in --results")
-    collection = collect(results)
-    for finding in all_findings(collection):
+    runs = [run for run in given.runs.split(",") if run] or None
+    for finding in all_findings(collect(results, runs)):
         print(f"{finding.claim}: {finding.sentence}")
-    print(f"the comparison: {write_comparison(results)}")
+    print(f"the comparison: {write_comparison(results, runs)}")
 
 
 def write_report(given: argparse.Namespace) -> None:
-    """The report of an existing run."""
+    """The report of an existing run and its model cards; of the run that the README shows, its part there and the figures."""
+    from .report import write_model_cards, write_readme
     from .report import write_report as write
     from .runs import RunStore
 
-    print(f"the report: {write(RunStore(Path(given.results)).find(given.run).folder)}")
+    folder = RunStore(Path(given.results)).find(given.run).folder
+    written = [*write_model_cards(folder), *(write_readme(folder, ROOT / "README.md", ROOT / "docs") if given.readme else [])]
+    print(f"the report: {write(folder)}")
+    for path in written:
+        print(f"written: {path}")
 
 
 def _plain(data: str) -> str:
@@ -553,7 +561,7 @@ class _environment:
     """Kernels find the library wherever the command was started."""
 
     def __enter__(self) -> None:
-        root = str(Path(__file__).resolve().parent.parent)
+        root = str(ROOT)
         self.before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([root, *([self.before] if self.before else [])])
 
