@@ -57,7 +57,8 @@ def run_commands(todo: Iterable[Command], at_once: int) -> None:
     """
     if at_once < 1:
         raise WorkbookError(f"at least one command runs at once; got {at_once!r}")
-    waiting, running, done, failed = list(todo), dict[str, subprocess.Popen[str]](), set[str](), list[str]()
+    waiting, done, failed = list(todo), set[str](), list[str]()
+    running: dict[str, subprocess.Popen[str]] = {}
     ended: Queue[str] = Queue()
     try:
         while waiting or running:

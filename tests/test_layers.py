@@ -45,6 +45,7 @@ FLOORS = {
     "sweep": 8,
     "panel": 9,
     "steps": 9,
+    "side_by_side": 9,
     "cli": 10,
     "__main__": 11,
 }

@@ -6,7 +6,9 @@ Written from the run folder alone, as README.md beside the weights, so that it n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ def model_card(record: Record, name: str) -> str:
     data = card["data"]
     use = {"channels": card["blueprint"].get("in_channels", 3), "size": data["image_size"], "classes": len(data["classes"])}
     parts = [
-        f"# {name}, of run {record.name}",
+        f"# {plain(name)}, of run {plain(record.name)}",
         what_it_is(record, name),
         markdown_table(["", ""], [[key, value] for key, value in facts(record, name)]),
         "## What it withstands",
@@ -69,7 +71,7 @@ def what_it_is(record: Record, name: str) -> str:
     )
     classes = [str(each) for each in data["classes"]]
     named = ", ".join(classes) if len(classes) <= 20 else f"{', '.join(classes[:5])} and {len(classes) - 5} more"
-    return f"A classifier of {len(classes)} kinds of images ({named}), trained {against}. {origin}"
+    return f"A classifier of {len(classes)} kinds of images ({plain(named)}), trained {against}. {origin}"
 
 
 def facts(record: Record, name: str) -> Iterator[tuple[str, str]]:
@@ -85,7 +87,7 @@ def facts(record: Record, name: str) -> Iterator[tuple[str, str]]:
     yield "training", trained(training)
     yield "weights", ", ".join(filter(None, [chosen(card), stored(record, name)]))
     seconds = sum(epoch.get("seconds", 0.0) for epoch in record.training.get(name, []))
-    yield "seed and time", f"{card['seed']}; {seconds / 60:,.0f} min by the clock"
+    yield "seed and time", f"{card.get('seed', 'unknown')}; {seconds / 60:,.0f} min by the clock"
     yield "made with", made_with(record.environment, str(record.card.get("library", "")))
 
 
@@ -171,7 +173,12 @@ def limits(record: Record, name: str) -> Iterator[str]:
     yield "Any use beyond research: it is made to compare architectures, not to decide anything about people or their safety."
 
 
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    lines = [list(map(plain, head)), ["---"] * len(head), *(list(map(plain, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plain(text: str) -> str:
+    """Text that may come from a stranger's folder, as Markdown that shows it and makes nothing of it."""
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", escape(" ".join(text.split()), quote=False))
