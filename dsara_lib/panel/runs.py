@@ -206,8 +206,8 @@ def line(run: Known) -> list[str]:
 
 def images_of(run: Known, attack: str) -> str:
     """The attack's number of images, where it was asked of others than the natural accuracy stands on."""
-    images = run.found[attack].get("images")
-    return "" if images == run.found.get("natural", {}).get("images", images) else f" (n = {images:,})"
+    images, natural = (run.found.get(name, {}).get("images") for name in (attack, "natural"))
+    return "" if images is None or images == natural else f" (n = {images:,})"
 
 
 def comparison(root: Path, runs: Sequence[Known], curves: str) -> str:
