@@ -18,6 +18,7 @@ ROOT = Path(dsara_lib.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "errors": 0,
+    "pixels": 0,
     "shapes": 0,
     "upgrades": 0,
     "capture": 1,

@@ -196,7 +196,7 @@ def test_a_name_that_leads_out_of_its_archive_is_refused_and_nothing_is_written(
 
 def test_reading_an_archive_writes_nothing(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", images() | {"train/cat/2\0.txt": png()})
-    classes, (train, _), _ = read_image_folders(str(path))
+    classes, (train, _), *_ = read_image_folders(str(path))
     assert classes == ("cat", "dog") and len(train) == 3
     assert [each.name for each in tmp_path.iterdir()] == ["a.zip"]
 
@@ -220,7 +220,7 @@ def test_links_in_a_folder_lead_to_ordinary_files_alone(tmp_path: Path) -> None:
     (tmp_path / "elsewhere.png").write_bytes(png())
     link = tmp_path / "data" / "train" / "cat" / "2.png"
     link.symlink_to(tmp_path / "elsewhere.png")
-    assert len(read_image_folders(str(tmp_path / "data"))[1][0]) == 3
+    assert len(read_image_folders(str(tmp_path / "data")).train[0]) == 3
     for endless in ("/dev/zero", tmp_path / "pipe"):
         link.unlink()
         if isinstance(endless, Path):
