@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from .architecture import AnyBlueprint
 
 CHAIN = ("01", "02", "03", "04", "05", "06", "09")
+TRANSFER = ("07", "04", "05", "09")  # where the architecture comes from elsewhere
 SECONDS_BETWEEN_LINES = 10.0
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ("--run", "--run-name")  # torchrun would take --run for the beginning of an option of its own
 PROFILES = "demo, cpu, short, paper, gpu or published-code"
-FULL = ("01", "02")  # notebooks that take all settings of a run; the others read them from its folder
+FULL = ("01", "02", "07")  # notebooks that take all settings of a run; the others read them from its folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="the whole chain on embedded data, in minutes")
     demo.set_defaults(command=run, profile="demo", data="digits", limit=None, seed=0, set="", variant="", device="cpu", processes=1)
-    demo.set_defaults(jobs=1, data_root="data")
+    demo.set_defaults(jobs=1, data_root="data", source="")
     demo.add_argument("--run", default="demo", help="name of the run folder (demo)")
     demo.add_argument("--results", default="results", help="folder of all runs (results)")
 
@@ -91,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument(*RUN, help="name of the run folder (<profile>-<data>, and the variant)")
         each.add_argument("--seed", type=int, default=0)
         each.add_argument("--set", default="", help='settings that differ, as "search.channels=8 training.epochs=3"')
+    chain.add_argument(
+        "--from", dest="source", default="", metavar="SOURCE", help="retrain this one elsewhere: a run, a name, a file"
+    )
 
     training = commands.add_parser("train", help="only the trainings of a run, without their notebook: as search")
     training.set_defaults(command=run_training)
@@ -189,6 +193,8 @@ def run(given: argparse.Namespace) -> None:
     name, results = _run_name(given), Path(given.results).resolve()
     started = time.monotonic()
     print(f"run {name!r}: profile {given.profile}, data {given.data}; stop with Ctrl-C, go on with the same command", flush=True)
+    if given.variant and given.source:
+        raise WorkbookError("--variant changes a search, and --from takes an architecture that has been found; give one of them")
     if given.variant:
         from .presets import make_preset
 
@@ -197,6 +203,8 @@ def run(given: argparse.Namespace) -> None:
 
     if given.jobs > 1:
         _side_by_side(given, name)
+    elif given.source and given.processes > 1:
+        _open(given, name)  # for `train`, which goes on with a run that is there
     places = {
         "RESULTS": os.path.relpath(results, notebooks.FOLDER),
         "DATA_ROOT": os.path.relpath(given.data_root, notebooks.FOLDER),
@@ -208,10 +216,10 @@ def run(given: argparse.Namespace) -> None:
         "LIMIT": given.limit or 0,
         "SEED": given.seed,
         "CHANGES": given.set,
-        "VARIANT": given.variant,
+        **({"FROM": given.source} if given.source else {"VARIANT": given.variant}),
     }
     with _environment(), notebooks.one_kernel() as kernel:
-        for number in CHAIN:
+        for number in TRANSFER if given.source else CHAIN:
             path = notebooks.find(number)
             if given.processes > 1 and number in BEFORE:
                 BEFORE[number](given, name)
@@ -223,7 +231,8 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _run_name(given: argparse.Namespace) -> str:
-    return given.run or "-".join([given.profile, _plain(given.data), *([given.variant] if given.variant else [])])
+    source = f"from-{_plain(Path(given.source).stem)}" if getattr(given, "source", "") else ""
+    return given.run or "-".join(filter(None, [given.profile, _plain(given.data), given.variant, source]))
 
 
 def run_search(given: argparse.Namespace) -> None:
@@ -273,17 +282,40 @@ def run_evaluation(given: argparse.Namespace) -> None:
 
 def _side_by_side(given: argparse.Namespace, name: str) -> None:
     """Search, trainings and attacks of a run, several at once."""
-    from .experiment import network_names, open_experiment
+    from .experiment import network_names
     from .side_by_side import commands, run_commands
 
     if given.processes > 1:
         raise WorkbookError("a run is shared out in one way: give --jobs or --processes")
-    places = {"results": given.results, "data_root": given.data_root}
-    opening = {"profile": given.profile, "data": given.data, "limit": given.limit, "seed": given.seed, "variant": given.variant}
-    # Made here, before several open it at once.
-    preset = open_experiment(name, changes=given.set, device=given.device, **places, **opening).preset
-    options = [f"--{key}={value}" for key, value in ({**opening, "set": given.set}).items() if value not in (None, "")]
-    run_commands(commands(network_names(preset), preset, options, _alike(given, name)), given.jobs)
+    preset = _open(given, name).preset  # before several open it at once
+    searching = [] if given.source else _opening(given)
+    run_commands(commands(network_names(preset), preset, searching, _alike(given, name)), given.jobs)
+
+
+def _open(given: argparse.Namespace, name: str) -> Any:
+    """The run of these arguments, made or gone on with."""
+    from .experiment import open_experiment
+
+    return open_experiment(
+        name,
+        profile=given.profile,
+        data=given.data,
+        limit=given.limit,
+        seed=given.seed,
+        changes=given.set,
+        variant=given.variant,
+        source=given.source,
+        device=given.device,
+        results=given.results,
+        data_root=given.data_root,
+    )
+
+
+def _opening(given: argparse.Namespace) -> list[str]:
+    """The options of `search` that make the run."""
+    options = {"profile": given.profile, "data": given.data, "seed": given.seed, "set": given.set, "variant": given.variant}
+    options |= {} if given.limit is None else {"limit": given.limit}
+    return [f"--{key}={value}" for key, value in options.items()]
 
 
 def _speaks() -> bool:
@@ -294,9 +326,7 @@ def _speaks() -> bool:
 def _search_in_processes(given: argparse.Namespace, name: str) -> None:
     from .steps import in_processes
 
-    options = {"profile": given.profile, "data": given.data, "seed": given.seed, "set": given.set, "variant": given.variant}
-    options |= {} if given.limit is None else {"limit": given.limit}
-    in_processes(given.processes, ["search", *_alike(given, name), *(f"--{key}={value}" for key, value in options.items())])
+    in_processes(given.processes, ["search", *_alike(given, name), *_opening(given)])
 
 
 def _train_in_processes(given: argparse.Namespace, name: str) -> None:
@@ -311,7 +341,11 @@ def _alike(given: argparse.Namespace, name: str) -> list[str]:
     return [f"--run-name={name}", f"--device={given.device}", *places, *synchronised]
 
 
-BEFORE = {"01": _search_in_processes, "03": _train_in_processes}  # the notebooks then read what these leave
+BEFORE = {
+    "01": _search_in_processes,
+    "03": _train_in_processes,
+    "07": _train_in_processes,
+}  # the notebooks then read what these leave
 
 
 def nb(given: argparse.Namespace) -> None:

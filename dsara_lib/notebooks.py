@@ -49,7 +49,10 @@ def begin(names: dict[str, Any]) -> Experiment:
     compute_as_asked()
     given = checked_parameters(names, only_declared=BEGUN not in names)
     names[BEGUN] = True
-    places = {"results": from_here(given.get("RESULTS", "../results")), "data_root": from_here(given.get("DATA_ROOT", "../data"))}
+    places: dict[str, Any] = {
+        "results": from_here(given.get("RESULTS", "../results")),
+        "data_root": from_here(given.get("DATA_ROOT", "../data")),
+    }
     if "PROFILE" in given:
         experiment = open_experiment(
             given["RUN"],
@@ -59,6 +62,7 @@ def begin(names: dict[str, Any]) -> Experiment:
             seed=given.get("SEED", 0),
             changes=given["CHANGES"],
             variant=given.get("VARIANT", ""),
+            source=given.get("FROM", ""),
             device=given["DEVICE"],
             **places,
         )

@@ -64,11 +64,10 @@ def what_it_is(record: Record, name: str) -> str:
     card = record.cards[name]
     data, attack = card["data"], card["training"].get("attack")
     against = f"against linf attacks with eps {eps_text(attack['eps'])}" if attack else "on clean images, as a comparison"
-    origin = (
-        "Its cells were searched in this run."
-        if name.startswith(FOUND)
-        else "Its architecture was published; only its weights are ours."
-    )
+    origin = "Its architecture was published; only its weights are ours."
+    if name.startswith(FOUND):
+        source = record.source
+        origin = "Its cells were searched in this run." if source is None else f"Its architecture is that {plain(source.about)}."
     classes = [str(each) for each in data["classes"]]
     named = ", ".join(classes) if len(classes) <= 20 else f"{', '.join(classes[:5])} and {len(classes) - 5} more"
     return f"A classifier of {len(classes)} kinds of images ({plain(named)}), trained {against}. {origin}"

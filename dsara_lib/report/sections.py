@@ -87,13 +87,17 @@ def losses_of(level: Mapping[str, Any]) -> str:
 
 def searched(record: Record) -> Iterator[str]:
     """What was searched."""
+    if record.source is not None:
+        yield f"Nothing was searched here: the architecture is that {record.source.about}."
+        return
     search = record.preset["search"]
     parts = []
     for stage in search["stages"]:
         level = stage["upper_level"]
         told = UPPER_LEVELS.get(level.get("type"), lambda level: str(level.get("type")))(level)
         parts.append(f"{plural(stage['epochs'], 'epoch')} in which the alphas follow {told}")
-    size = f"a supernet of {search['num_cells']} cells and {search['channels']} channels"
+    learned = f" on {search['images']:,} of the training images" if search.get("images") else ""
+    size = f"a supernet of {search['num_cells']} cells and {search['channels']} channels{learned}"
     wanted = sum(stage["epochs"] for stage in search["stages"])
     done = len(record.search.epochs)
     if not done:
@@ -185,6 +189,8 @@ def tiles(record: Record) -> Markup | None:
 def the_search(record: Record) -> Markup:
     """Curves of the search and the alphas."""
     steps, epochs, left_out = record.search.steps, record.search.epochs, record.search.told
+    if record.source is not None:
+        return paragraph(f"Nothing was searched in this run: its architecture is that {record.source.about}.")
     if not epochs:
         return missing("the search", "notebook 02 (search)")
     show, number, chosen = partial(drawn, record, source="search/epochs.jsonl"), num_operations(record), record.chosen_epoch
@@ -715,7 +721,10 @@ def repeat(record: Record) -> Markup:
     parts += ["--seed", str(given["seed"])]
     parts += ["--limit", str(given["limit"])] if given.get("limit") else []
     parts += ["--set", given["changes"]] if given.get("changes") else []
-    parts += ["--variant", given["variant"]] if given.get("variant") else []
+    if record.source is not None:
+        parts += ["--from", record.source.name]
+    elif given.get("variant"):
+        parts += ["--variant", given["variant"]]
     words = "Called again, it goes on where it stopped; under another run name it starts anew, on the CPU with the same bits."
     hint = "The path after folder: is as seen from the folder of all runs." if str(given["data"]).startswith("folder:") else None
     rows = [[key, text_cell(text_of(value))] for key, value in record.environment.items()]
