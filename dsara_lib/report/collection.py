@@ -223,12 +223,12 @@ def _read_network(here: dict[str, Measured], run: Run, settings: Mapping[str, An
     evaluation = load_evaluation(path, network=run.name, **described)
     if ATTACK not in evaluation.predictions or "natural" not in evaluation.predictions:
         raise WorkbookError(f"has no {ATTACK}, by which systems are compared")
-    given = settings.get("from") or {}
+    given, known_as = settings.get("from") or {}, name
     if name == FOUND and given.get("kind") == "published":
-        name, published = str(given["name"]), True
+        known_as, published = str(given["name"]), True
     variant, method = str(settings.get("variant", "")), None if published else method_of(settings["preset"])
     conditions, shape = conditions_of(settings, card, evaluation), _digest(_shape(card["blueprint"]))
-    system = zoo.full_name(name) if method is None else system_of(method, variant)
+    system = zoo.full_name(known_as) if method is None else system_of(method, variant)
     here[name] = Measured(
         run=run.name,
         seed=int(settings["seed"]),
