@@ -43,7 +43,8 @@ def opened(results: Path, source: str, run: str = "elsewhere", **options: Any) -
 def test_a_run_gives_its_architecture_its_space_and_its_method_and_is_needed_no_more(results: Path) -> None:
     experiment = opened(results, "finder")
     assert experiment.genotype().cells == zoo.load("DARTS").genotype.cells
-    assert experiment.preset.search == make_preset("demo", CHANGED, "table5-5").search
+    search = make_preset("demo", CHANGED, "table5-5").search
+    assert replace(experiment.preset.search, attack=search.attack) == search  # whose radius is that of the data
     blueprint, training = experiment.network_to_train("found")
     assert blueprint.space == SearchSpace(placement="A-A-A", filters=(1, 2, 4)) and training == experiment.preset.training
     shutil.rmtree(results / "finder")
