@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="the whole chain on embedded data, in minutes")
     demo.set_defaults(command=run, profile="demo", data="digits", limit=None, seed=0, set="", variant="", device="cpu", processes=1)
-    demo.set_defaults(jobs=1, data_root="data")
+    demo.set_defaults(jobs=1, data_root="data", size=None, skip_unreadable=False)
     demo.add_argument("--run", default="demo", help="name of the run folder (demo)")
     demo.add_argument("--results", default="results", help="folder of all runs (results)")
 
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     for each in (chain, found):
         each.add_argument("--profile", default="demo", help=PROFILES)
         each.add_argument("--data", default="digits", help="digits, cifar10, cifar100, svhn, tiny-imagenet or folder:PATH")
-        each.add_argument("--limit", type=int, help="images per class")
+        _add_reading(each)
         each.add_argument("--variant", default="", help="a named change of the method, such as advrush or table5-3 (none)")
         each.add_argument(*RUN, help="name of the run folder (<profile>-<data>, and the variant)")
         each.add_argument("--seed", type=int, default=0)
@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("grid", help="table4, table4-matched (all of one size), table5, methods (rivals) or zoo (Tables 1 to 3)")
     sweep.add_argument("--profile", default="demo", help=PROFILES)
     sweep.add_argument("--data", action="append", help="digits (default), cifar10, ... or folder:PATH; may be given several times")
-    sweep.add_argument("--limit", type=int, help="images per class")
+    _add_reading(sweep)
     sweep.add_argument("--name", help="beginning of the run folders' names (<grid>-<profile>-<data>)")
     sweep.add_argument("--seeds", default="0", help="one or more, as 0,1,2")
     sweep.add_argument("--rows", default="", metavar="ROW,ROW", help="only these rows")
@@ -181,6 +181,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """What of a data set's images is read, and how."""
+    parser.add_argument("--limit", type=int, help="images per class")
+    parser.add_argument("--size", type=int, help="width and height that pictures are brought to, 8 to 224 (all have one)")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out files that are no whole image (an error)")
+
+
+def _reading(given: argparse.Namespace) -> dict[str, Any]:
+    """What was given of it, as `open_experiment` takes it."""
+    return {"limit": given.limit, "size": given.size, "skip_unreadable": given.skip_unreadable}
+
+
+def _written(options: Mapping[str, Any]) -> list[str]:
+    """Options as a command line has them; what was not given is left out."""
+    told = {
+        "--" + name.replace("_", "-"): value for name, value in options.items() if value is not False and value not in (None, "")
+    }
+    return [name if value is True else f"{name}={value}" for name, value in told.items()]
+
+
 def run(given: argparse.Namespace) -> None:
     """Every notebook of the chain in turn, in one kernel; what is done already is only read."""
     name, results = _run_name(given), Path(given.results).resolve()
@@ -203,6 +223,8 @@ def run(given: argparse.Namespace) -> None:
         "PROFILE": given.profile,
         "DATA": _from_notebooks(given.data),
         "LIMIT": given.limit or 0,
+        "SIZE": given.size or 0,
+        "SKIP_UNREADABLE": given.skip_unreadable,
         "SEED": given.seed,
         "CHANGES": given.set,
         "VARIANT": given.variant,
@@ -231,7 +253,7 @@ def run_search(given: argparse.Namespace) -> None:
         _run_name(given),
         profile=given.profile,
         data=given.data,
-        limit=given.limit,
+        **_reading(given),
         seed=given.seed,
         changes=given.set,
         variant=given.variant,
@@ -276,10 +298,10 @@ def _side_by_side(given: argparse.Namespace, name: str) -> None:
     if given.processes > 1:
         raise WorkbookError("a run is shared out in one way: give --jobs or --processes")
     places = {"results": given.results, "data_root": given.data_root}
-    opening = {"profile": given.profile, "data": given.data, "limit": given.limit, "seed": given.seed, "variant": given.variant}
+    opening = {"profile": given.profile, "data": given.data, **_reading(given), "seed": given.seed, "variant": given.variant}
     # Made here, before several open it at once.
     preset = open_experiment(name, changes=given.set, device=given.device, **places, **opening).preset
-    options = [f"--{key}={value}" for key, value in ({**opening, "set": given.set}).items() if value not in (None, "")]
+    options = _written({**opening, "set": given.set})
     run_commands(commands(network_names(preset), preset, options, _alike(given, name)), given.jobs)
 
 
@@ -292,8 +314,7 @@ def _search_in_processes(given: argparse.Namespace, name: str) -> None:
     from .steps import in_processes
 
     options = {"profile": given.profile, "data": given.data, "seed": given.seed, "set": given.set, "variant": given.variant}
-    options |= {} if given.limit is None else {"limit": given.limit}
-    in_processes(given.processes, ["search", *_alike(given, name), *(f"--{key}={value}" for key, value in options.items())])
+    in_processes(given.processes, ["search", *_alike(given, name), *_written({**options, **_reading(given)})])
 
 
 def _train_in_processes(given: argparse.Namespace, name: str) -> None:
@@ -460,7 +481,7 @@ def _sweeps(given: argparse.Namespace) -> list[Any]:
         names = [given.name] if len(sets) == 1 else [f"{given.name}-{_plain(data)}" for data in sets]
     if len(set(names)) < len(names):
         raise WorkbookError(f"several data sets need names that differ; got {', '.join(names)}")
-    common = {"profile": given.profile, "limit": given.limit, "changes": given.set, "device": given.device}
+    common = {"profile": given.profile, **_reading(given), "changes": given.set, "device": given.device}
     return [
         Sweep(
             name=name,

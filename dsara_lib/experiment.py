@@ -36,6 +36,7 @@ FOUND, LAST = "found", "last"
 TWINS = (FOUND, f"{FOUND}-natural")  # of which the accuracy is measured against the radius
 FOLDER = "folder:"
 BITS_DEPEND_ON = {"all": ("torch", "platform"), "cpu": ("cpu", "threads"), "cuda": ("cuda_devices", "deterministic")}
+OPTIONS = {"variant": str, "size": int, "skip_unreadable": bool}  # of `open_experiment`; not in a run's settings where not given
 IDENTITY = "data_identity"  # in a run's settings: what its data are called and their checksum, wherever they lie
 
 
@@ -278,6 +279,8 @@ def open_experiment(
     profile: str = "demo",
     data: str = "digits",
     limit: int | None = None,
+    size: int | None = None,
+    skip_unreadable: bool = False,
     seed: int = 0,
     changes: str = "",
     variant: str = "",
@@ -285,17 +288,22 @@ def open_experiment(
     results: str | Path = "results",
     data_root: str | Path = "data",
 ) -> Experiment:
-    """Make the run or go on with it.
+    """Make the run or go on with it. `limit`, `size` and `skip_unreadable` are those of `data.load`.
 
     Raises WorkbookError for unknown names, and where the folder has other settings or was made on other images.
     """
     preset = make_preset(profile, changes, variant)
     limit = preset.limit if limit is None else limit
     where = choose_device(device)
-    loaded = load(data, root=data_root, limit=limit)
+    made = _made_on(RunStore(Path(results)), run)
+    # A run that says nothing of channels has three, also one of an earlier version on images that are all grey.
+    colour = made is not None and made.get("channels") != 1
+    loaded = load(data, root=data_root, limit=limit, size=size, skip_unreadable=skip_unreadable, colour=colour)
     preset = fit(preset, loaded)
     chosen = {"profile": profile, "changes": changes, "data": portable(data, results), "limit": limit, "seed": seed}
-    chosen |= {"variant": variant} if variant else {}
+    grey = 1 if loaded.channels == 1 else None
+    special = {"variant": variant, "size": size, "skip_unreadable": skip_unreadable, "channels": grey}
+    chosen |= {name: value for name, value in special.items() if value}
     settings = {**chosen, "eps": loaded.eps, "preset": preset}
     opened, known_as = _open_on(loaded, RunStore(Path(results)), run, settings)
     return Experiment(run=opened, preset=preset, data=replace(loaded, name=known_as), seed=seed, device=where)
@@ -357,7 +365,7 @@ def find_experiment(
         limit=settings["limit"],
         seed=settings["seed"],
         changes=settings["changes"],
-        variant=settings.get("variant", ""),
+        **{name: settings[name] for name in OPTIONS if name in settings},
         device=device,
         results=results,
         data_root=data_root,
@@ -382,8 +390,9 @@ def _as_opened(run: Run) -> dict[str, Any]:
     for name, kind in kinds.items():
         if not isinstance(settings, dict) or not isinstance(settings.get(name, run), kind):
             raise WorkbookError(f"run {run.name!r}: its run.json does not say with which {name} it was opened")
-    if not isinstance(settings.get("variant", ""), str):
-        raise WorkbookError(f"run {run.name!r}: its run.json names no variant but {settings['variant']!r}")
+    for name, option in OPTIONS.items():
+        if name in settings and type(settings[name]) is not option:
+            raise WorkbookError(f"run {run.name!r}: its run.json names no {name} but {settings[name]!r}")
     return settings
 
 

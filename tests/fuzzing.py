@@ -302,11 +302,11 @@ def opened_again(folder: Path, content: bytes) -> None:
         find_experiment("strange", results=folder, data_root=folder)
 
 
-def without_downloads(name: str, *, root: Path, limit: int | None) -> DataSet:
+def without_downloads(name: str, *, root: Path, limit: int | None, **reading: Any) -> DataSet:
     """As a machine without a network loads data; the digits, which take long, once."""
     if name == "digits" and limit == SETTINGS["limit"]:
         return digits()
-    return load(name, root=root, limit=limit, download=False)
+    return load(name, root=root, limit=limit, download=False, **reading)
 
 
 @cache
