@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="the whole chain on embedded data, in minutes")
     demo.set_defaults(command=run, profile="demo", data="digits", limit=None, seed=0, set="", variant="", device="cpu", processes=1)
-    demo.set_defaults(jobs=1, data_root="data", source="")
+    demo.set_defaults(jobs=1, data_root="data", source="", size=None, skip_unreadable=False)
     demo.add_argument("--run", default="demo", help="name of the run folder (demo)")
     demo.add_argument("--results", default="results", help="folder of all runs (results)")
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     for each in (chain, found):
         each.add_argument("--profile", default="demo", help=PROFILES)
         each.add_argument("--data", default="digits", help="digits, cifar10, cifar100, svhn, tiny-imagenet or folder:PATH")
-        each.add_argument("--limit", type=int, help="images per class")
+        _add_reading(each)
         each.add_argument("--variant", default="", help="a named change of the method, such as advrush or table5-3 (none)")
         each.add_argument(*RUN, help="name of the run folder (<profile>-<data>, and the variant)")
         each.add_argument("--seed", type=int, default=0)
@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("grid", help="table4, table4-matched (all of one size), table5, methods (rivals) or zoo (Tables 1 to 3)")
     sweep.add_argument("--profile", default="demo", help=PROFILES)
     sweep.add_argument("--data", action="append", help="digits (default), cifar10, ... or folder:PATH; may be given several times")
-    sweep.add_argument("--limit", type=int, help="images per class")
+    _add_reading(sweep)
     sweep.add_argument("--name", help="beginning of the run folders' names (<grid>-<profile>-<data>)")
     sweep.add_argument("--seeds", default="0", help="one or more, as 0,1,2")
     sweep.add_argument("--rows", default="", metavar="ROW,ROW", help="only these rows")
@@ -188,6 +188,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """What of a data set's images is read, and how."""
+    parser.add_argument("--limit", type=int, help="images per class")
+    parser.add_argument("--size", type=int, help="width and height that pictures are brought to, 8 to 224 (all have one)")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out files that are no whole image (an error)")
+
+
+def _reading(given: argparse.Namespace) -> dict[str, Any]:
+    """What was given of it, as `open_experiment` takes it."""
+    return {"limit": given.limit, "size": given.size, "skip_unreadable": given.skip_unreadable}
+
+
+def _written(options: Mapping[str, Any]) -> list[str]:
+    """Options as a command line has them; what was not given is left out."""
+    told = {
+        "--" + name.replace("_", "-"): value for name, value in options.items() if value is not False and value not in (None, "")
+    }
+    return [name if value is True else f"{name}={value}" for name, value in told.items()]
+
+
 def run(given: argparse.Namespace) -> None:
     """Every notebook of the chain in turn, in one kernel; what is done already is only read."""
     name, results = _run_name(given), Path(given.results).resolve()
@@ -214,6 +234,8 @@ def run(given: argparse.Namespace) -> None:
         "PROFILE": given.profile,
         "DATA": _from_notebooks(given.data),
         "LIMIT": given.limit or 0,
+        "SIZE": given.size or 0,
+        "SKIP_UNREADABLE": given.skip_unreadable,
         "SEED": given.seed,
         "CHANGES": given.set,
         **({"FROM": given.source} if given.source else {"VARIANT": given.variant}),
@@ -243,7 +265,7 @@ def run_search(given: argparse.Namespace) -> None:
         _run_name(given),
         profile=given.profile,
         data=given.data,
-        limit=given.limit,
+        **_reading(given),
         seed=given.seed,
         changes=given.set,
         variant=given.variant,
@@ -300,7 +322,7 @@ def _open(given: argparse.Namespace, name: str) -> Any:
         name,
         profile=given.profile,
         data=given.data,
-        limit=given.limit,
+        **_reading(given),
         seed=given.seed,
         changes=given.set,
         variant=given.variant,
@@ -314,8 +336,7 @@ def _open(given: argparse.Namespace, name: str) -> Any:
 def _opening(given: argparse.Namespace) -> list[str]:
     """The options of `search` that make the run."""
     options = {"profile": given.profile, "data": given.data, "seed": given.seed, "set": given.set, "variant": given.variant}
-    options |= {} if given.limit is None else {"limit": given.limit}
-    return [f"--{key}={value}" for key, value in options.items()]
+    return _written({**options, **_reading(given)})
 
 
 def _speaks() -> bool:
@@ -497,7 +518,7 @@ def _sweeps(given: argparse.Namespace) -> list[Any]:
         names = [given.name] if len(sets) == 1 else [f"{given.name}-{_plain(data)}" for data in sets]
     if len(set(names)) < len(names):
         raise WorkbookError(f"several data sets need names that differ; got {', '.join(names)}")
-    common = {"profile": given.profile, "limit": given.limit, "changes": given.set, "device": given.device}
+    common = {"profile": given.profile, **_reading(given), "changes": given.set, "device": given.device}
     return [
         Sweep(
             name=name,

@@ -36,6 +36,7 @@ FOUND, LAST = "found", "last"
 TWINS = (FOUND, f"{FOUND}-natural")  # of which the accuracy is measured against the radius
 FOLDER = "folder:"
 BITS_DEPEND_ON = {"all": ("torch", "platform"), "cpu": ("cpu", "threads"), "cuda": ("cuda_devices", "deterministic")}
+OPTIONS = {"variant": str, "size": int, "skip_unreadable": bool}  # of `open_experiment`; not in a run's settings where not given
 IDENTITY = "data_identity"  # in a run's settings: what its data are called and their checksum, wherever they lie
 
 
@@ -284,6 +285,8 @@ def open_experiment(
     profile: str = "demo",
     data: str = "digits",
     limit: int | None = None,
+    size: int | None = None,
+    skip_unreadable: bool = False,
     seed: int = 0,
     changes: str = "",
     variant: str = "",
@@ -294,6 +297,8 @@ def open_experiment(
 ) -> Experiment:
     """Make the run or go on with it. With a `source`, a run, a published architecture or a genotype file, it searches nothing.
 
+    `limit`, `size` and `skip_unreadable` are those of `data.load`.
+
     Raises WorkbookError for unknown names, and where the folder has other settings or was made on other images.
     """
     taken = _taken_from(source, run, results)
@@ -301,11 +306,16 @@ def open_experiment(
     preset = make_preset(profile, changes, variant)
     limit = preset.limit if limit is None else limit
     where = choose_device(device)
-    loaded = load(data, root=data_root, limit=limit)
+    made = _made_on(RunStore(Path(results)), run)
+    # A run that says nothing of channels has three, also one of an earlier version on images that are all grey.
+    colour = made is not None and made.get("channels") != 1
+    loaded = load(data, root=data_root, limit=limit, size=size, skip_unreadable=skip_unreadable, colour=colour)
     preset = fit(taken.applied(preset, loaded) if taken else preset, loaded)
     chosen: dict[str, Any] = {"profile": profile, "changes": changes, "data": portable(data, results), "limit": limit, "seed": seed}
-    chosen |= {"variant": variant} if variant else {}
-    chosen |= {"from": taken.written()} if taken else {}
+    grey = 1 if loaded.channels == 1 else None
+    special: dict[str, Any] = {"variant": variant, "size": size, "skip_unreadable": skip_unreadable, "channels": grey}
+    special["from"] = taken.written() if taken else None
+    chosen |= {name: value for name, value in special.items() if value}
     settings = {**chosen, "eps": loaded.eps, "preset": preset}
     opened, known_as = _open_on(loaded, RunStore(Path(results)), run, settings)
     if taken and not opened.path("search", "genotype.json").is_file():
@@ -378,7 +388,7 @@ def find_experiment(
         limit=settings["limit"],
         seed=settings["seed"],
         changes=settings["changes"],
-        variant=settings.get("variant", ""),
+        **{name: settings[name] for name in OPTIONS if name in settings},
         source=recorded(settings, run).name if "from" in settings else "",
         device=device,
         results=results,
@@ -404,8 +414,9 @@ def _as_opened(run: Run) -> dict[str, Any]:
     for name, kind in kinds.items():
         if not isinstance(settings, dict) or not isinstance(settings.get(name, run), kind):
             raise WorkbookError(f"run {run.name!r}: its run.json does not say with which {name} it was opened")
-    if not isinstance(settings.get("variant", ""), str):
-        raise WorkbookError(f"run {run.name!r}: its run.json names no variant but {settings['variant']!r}")
+    for name, option in OPTIONS.items():
+        if name in settings and type(settings[name]) is not option:
+            raise WorkbookError(f"run {run.name!r}: its run.json names no {name} but {settings[name]!r}")
     return settings
 
 

@@ -59,6 +59,8 @@ def begin(names: dict[str, Any]) -> Experiment:
             profile=given["PROFILE"],
             data=given["DATA"],
             limit=given["LIMIT"] or None,
+            size=given.get("SIZE") or None,
+            skip_unreadable=given.get("SKIP_UNREADABLE", False),
             seed=given.get("SEED", 0),
             changes=given["CHANGES"],
             variant=given.get("VARIANT", ""),

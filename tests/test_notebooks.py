@@ -20,7 +20,7 @@ from dsara_lib.errors import WorkbookError
 TEMPLATE = notebooks.FOLDER / "_template.ipynb"
 NUMBERED = sorted(notebooks.FOLDER.glob("[0-9]*.ipynb"))
 FIRST = {"RUN": "str", "PROFILE": "str", "DATA": "str", "LIMIT": "int", "SEED": "int", "CHANGES": "str", "VARIANT": "str"}
-FIRST |= {"DEVICE": "str"}
+FIRST |= {"DEVICE": "str", "SIZE": "int", "SKIP_UNREADABLE": "bool"}
 LATER = {"RUN", "DEVICE", "RESULTS", "DATA_ROOT"}
 FIGURES = re.compile(r"\bshow(?:_cells|_live)?\(")
 SPEAKS = re.compile(r"\bprint\(|\bDataFrame\(")

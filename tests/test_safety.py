@@ -32,7 +32,7 @@ from dsara_lib.data import load
 from dsara_lib.drawing import cell_svg, network_svg, save_cells
 from dsara_lib.errors import WorkbookError
 from dsara_lib.evaluation import load_arrays
-from dsara_lib.image_files import read_image_folders, read_tiny_imagenet
+from dsara_lib.image_files import Reading, read_image_folders, read_tiny_imagenet
 from dsara_lib.panel.runs import CURVES, browser, known_runs
 from dsara_lib.report.record import read as read_record
 from dsara_lib.runs import Checkpoints, read_json
@@ -228,6 +228,7 @@ def test_links_in_a_folder_lead_to_ordinary_files_alone(tmp_path: Path) -> None:
         link.symlink_to(endless)
         with pytest.raises(WorkbookError, match="no ordinary file"):
             read_image_folders(str(tmp_path / "data"))
+        assert read_image_folders(str(tmp_path / "data"), Reading(skip_unreadable=True)).skipped == ("train/cat/2.png",)
 
 
 def lying(path: Path, claimed: int) -> Path:
@@ -263,8 +264,21 @@ def test_an_image_that_says_it_is_huge_is_refused_before_it_is_decoded(tmp_path:
     for side, told in ((5_000, "5000x5000 pixels, more than 4096 on a side"), (60_000, "3600000000 pixels")):
         content[16:24] = side.to_bytes(4, "big") * 2
         content[29:33] = crc32(bytes(content[12:29])).to_bytes(4, "big")
-        with pytest.raises(WorkbookError, match=told):
-            read_image_folders(str(zipped(tmp_path / "a.zip", images() | {"train/cat/1.png": bytes(content)})))
+        for size in (None, 8):
+            with pytest.raises(WorkbookError, match=told):
+                files = images() | {"train/cat/1.png": bytes(content)}
+                read_image_folders(str(zipped(tmp_path / "a.zip", files)), Reading(size=size))
+
+
+def test_files_that_are_left_out_keep_no_memory(tmp_path: Path) -> None:
+    files = images() | {f"train/cat/{i + 2}.png": bytes(2**20) for i in range(40)}
+    path = str(zipped(tmp_path / "a.zip", files))
+    tracemalloc.start()
+    try:
+        assert len(read_image_folders(path, Reading(skip_unreadable=True)).skipped) == 40
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_images_that_do_not_fit_the_memory_are_refused_before_it_is_taken() -> None:
