@@ -164,7 +164,7 @@ class Experiment:
         """The test images of this profile: the first so many of one fixed shuffled order."""
         wanted = self.preset.evaluation.test_images if num_images is None else num_images
         order = torch.randperm(len(self.data.test), generator=generator("test images"))
-        return self.data.test.subset(order[:wanted]).to(self.device)
+        return self.data.test.part(order[:wanted]).to(self.device)
 
     def white_box(self, name: str, network: Classifier) -> Evaluator:
         """Natural accuracy and every attack of the profile, crafted on the network itself."""
@@ -334,7 +334,7 @@ def checksum_of(data: DataSet) -> str:
     """A checksum of classes, images and labels, in training and test; 0.1 s for each 100 MB."""
     values = hashlib.sha256(repr(data.classes).encode())
     for split in (data.train, data.test):
-        values.update(repr(tuple(split.images.shape)).encode())
+        values.update(repr((len(split), *split.image_shape)).encode())
         for tensor in (split.images, split.labels):
             values.update(tensor.cpu().contiguous().numpy().data)
     return values.hexdigest()[:16]
