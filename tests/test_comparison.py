@@ -21,7 +21,7 @@ from toys import toy_blueprint
 from dsara_lib import notebooks, paper, plots
 from dsara_lib.architecture import blueprint_cost
 from dsara_lib.errors import WorkbookError
-from dsara_lib.evaluation import Evaluation, Paired, TransferMatrix, t_interval, wilson
+from dsara_lib.evaluation import Evaluation, Paired, TransferMatrix, load_arrays, save_arrays, t_interval, wilson
 from dsara_lib.presets import make_preset
 from dsara_lib.report import (
     all_findings,
@@ -35,6 +35,7 @@ from dsara_lib.report import (
 )
 from dsara_lib.report.claims import DESCENT, FLOPS
 from dsara_lib.report.collection import Conditions
+from dsara_lib.report.comparison import number_cells
 from dsara_lib.report.contrasts import CONTRASTS
 from dsara_lib.report.descent import promised
 from dsara_lib.report.findings import CONTRADICTED, NO_EVIDENCE, NOT_MEASURED, SUPPORTED, Finding
@@ -295,6 +296,23 @@ def test_only_what_differs_in_its_seed_alone_is_averaged(tmp_path: Path) -> None
         else:
             assert (number.low, number.high) == pytest.approx(t_interval([0.5, 0.6, 0.75]), abs=1e-6)
             assert number.value == pytest.approx(37 / IMAGES) and number.over == "seeds"
+
+
+def test_numbers_of_fewer_images_are_not_averaged_with_others_and_say_their_number(tmp_path: Path) -> None:
+    for seed, asked in enumerate((20, 40, 40)):
+        path = write_run(tmp_path, f"seed{seed}", (30, 20), seed=seed) / "evaluation" / "found.npz"
+        arrays = load_arrays(path)
+        save_arrays(path, {**arrays, "AutoAttack": arrays["PGD20"][:asked]})
+    (line,) = (line for line in lines_of(collect(tmp_path), "table1") if line.ours)
+    number, whole = line.number("AutoAttack"), line.number("natural")
+    assert number is not None and number.images == 40 and whole is not None and whole.images == IMAGES
+    few = [each.evaluation for each in line.measured if each.evaluation.count("AutoAttack") == 40]
+    assert len(few) == 2 and number.value == pytest.approx(sum(each.accuracy("AutoAttack") for each in few) / 2)
+    (told,) = text_rows([line], ["natural", "AutoAttack"])
+    assert told["AutoAttack"].endswith(", n = 40)") and "n =" not in told["natural"]
+    assert f"{IMAGES} test images" in told["under"]
+    natural, cell = number_cells(line, ["natural", "AutoAttack"])
+    assert cell.startswith(f"<td>{100 * number.value:.1f}") and ", n = 40</small>" in cell and "n = " not in natural
 
 
 # -- claims ------------------------------------------------------------------------------------------------------------

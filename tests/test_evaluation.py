@@ -273,7 +273,7 @@ def test_progress_tells_the_images_of_the_row():
     found = result(job)
     for name in COSTLY_ROWS:
         for metrics in told.get(name, [])[-1:]:
-            assert metrics["accuracy/net"] == pytest.approx(found.accuracy(name))
+            assert metrics["accuracy/net"] == pytest.approx(found.accuracy(name)) and metrics["done"] == "the first 7 images"
     standing = int(found.correct()[:7].sum())
     assert told["APGD-CE"][0]["done"] == f"3 of {standing} images"
 

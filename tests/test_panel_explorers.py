@@ -27,7 +27,7 @@ from dsara_lib.panel.architecture import PRINTED_FOR, architecture, architecture
 from dsara_lib.panel.attack import FAST, Crafted, attacked, bars, craft, explore_attacks, is_fast, most_probable, png, verdict
 from dsara_lib.panel.choices import Choice, Shown, View, explore
 from dsara_lib.panel.explorer import Explorer
-from dsara_lib.panel.runs import CURVES, HEAD, SORTED, browser, differing, explore_runs, known, known_runs, scatter
+from dsara_lib.panel.runs import CURVES, HEAD, SORTED, Known, browser, differing, explore_runs, known, known_runs, line, scatter
 from dsara_lib.runs import RunStore, write_jsonl
 
 CLASSES = ("a", "b", "c")
@@ -324,6 +324,15 @@ def test_every_run_has_a_line_and_what_was_one_its_sentence(root: Path) -> None:
     assert "lost: no run: it has no run.json" in html and "benchmarks" not in html
     assert "other: run 'other' has run-folder schema 9; this version" in html
     assert "torn: run.json is not valid JSON" in html and str(root) not in html
+
+
+def test_an_accuracy_on_other_images_than_the_natural_one_says_their_number() -> None:
+    def found(natural: dict[str, int], strongest: dict[str, int]) -> list[str]:
+        rows = {"natural": {"accuracy": 0.5, **natural}, "AutoAttack": {"accuracy": 0.25, **strongest}}
+        return [each for each in line(Known(name="one", settings={"seed": 0}, found=rows)) if each.startswith(("50.0", "25.0"))]
+
+    assert found({"images": 1000}, {"images": 1000}) == found({}, {}) == ["50.0", "25.0"]
+    assert found({"images": 10_000}, {"images": 1000}) == ["50.0", "25.0 (n = 1,000)"]
 
 
 def test_a_damaged_part_is_told_and_the_rest_is_shown(root: Path) -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -412,6 +413,22 @@ def test_dots_and_intervals_are_the_evaluations() -> None:
             np.testing.assert_allclose(segment[:, 1], 100 * np.array(each.interval(attack)))
     assert any(set(line.get_ydata()) == {25.0} for line in ax.lines), "chance is one of four"
     assert "8/255" in ax.get_title("left") and "n = 40" in ax.get_title("left")
+
+
+def test_attack_of_other_images_than_the_title_says_has_its_own_number() -> None:
+    few = replace(
+        EVALUATIONS[0], predictions={name: p[: 40 if name == "natural" else 20] for name, p in EVALUATIONS[0].predictions.items()}
+    )
+    ax = plots.accuracy_by_attack([few, EVALUATIONS[1]]).axes[0]
+    attacks = {
+        attack: {each.count(attack) for each in (few, EVALUATIONS[1]) if attack in each.predictions} for attack in few.predictions
+    }
+    told = [
+        name if numbers == {40} else f"{name}\nn = {' or '.join(map(str, sorted(numbers)))}" for name, numbers in attacks.items()
+    ]
+    assert [label.get_text() for label in ax.get_xticklabels()] == told and "FGSM\nn = 20" in " ".join(told)
+    np.testing.assert_allclose(ax.containers[0][0].get_ydata(), [100 * few.accuracy(name) for name in few.predictions])
+    assert "n = 40" in ax.get_title("left")
 
 
 def test_accuracy_against_eps_starts_natural_and_keeps_every_row() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -223,6 +224,37 @@ def test_cascade_falls_from_natural_to_what_is_left_and_writes_each_loss() -> No
     assert [label.get_text() for label in short.get_xticklabels()] == ["natural", "AutoAttack"]
 
 
+def asked_of_first(number: int, found: Evaluation = FOUND) -> Evaluation:
+    """The cascade on the first images only."""
+    return replace(found, predictions={name: p if name == "natural" else p[:number] for name, p in found.predictions.items()})
+
+
+def test_cascade_shows_all_stages_on_the_images_that_all_were_asked_of() -> None:
+    figure = plots.cascade([asked_of_first(25), OTHER])
+    ax, whole = figure.axes
+    bars = [bar.get_height() for container in ax.containers if hasattr(container, "patches") for bar in container.patches]
+    np.testing.assert_allclose(bars[:5], [100 * (25 - wrong) / 25 for wrong in FALLING.values()], rtol=1e-6)
+    assert ax.get_title("left") == "found: 84.0 → 12.0 %" and whole.get_title("left") == "other: 0.0 → 0.0 %"
+    assert "n = 25;" in titles(figure).replace("\n", " ") and "n = 40)" in titles(figure).replace("\n", " ")
+
+
+def test_classes_and_confusion_are_of_the_images_that_were_asked() -> None:
+    few = asked_of_first(10)
+    alone = replace(FOUND, labels=FOUND.labels[:10], predictions={name: p[:10] for name, p in FOUND.predictions.items()})
+    for draw in (plots.per_class, lambda each: plots.confusion(each, "AutoAttack")):
+        one, other = draw(few), draw(alone)
+        assert titles(one) == titles(other) and "n = 10" in titles(one).replace("\n", " ")
+        assert [words(ax) for ax in one.axes] == [words(ax) for ax in other.axes]
+    assert "n = 40" in titles(plots.per_class(few, ["natural"])).replace("\n", " "), "which was asked of all"
+
+
+def test_pairs_of_other_numbers_of_images_say_theirs() -> None:
+    (one, *_), few = PAIRS, PAIRS[0] | {"attack": "AutoAttack", "both": 0, "neither": 0}
+    ax = plots.paired([one, few]).axes[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["natural\nn = 1,105", "AutoAttack\nn = 55"]
+    assert [label.get_text() for label in plots.paired([one]).axes[0].get_yticklabels()] == ["natural"]
+
+
 def test_cascade_takes_other_stages_in_their_order() -> None:
     ax = plots.cascade([FOUND], stages=("+APGD-T", "natural"), chance=0.5).axes[0]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["+APGD-T", "natural"]
@@ -375,7 +407,7 @@ def test_pairs_diverge_and_say_whether_they_differ() -> None:
     assert [bar.get_width() for bar in right] == [30, 180, 0]
     assert [bar.get_x() + bar.get_width() for bar in left] == [-25, -90, -6]
     assert [bool(bar.get_hatch()) for bar in (*right, *left)] == [False] * 3 + [True] * 3
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["natural", "PGD20", "AutoAttack"]
+    assert [label.get_text().split("\n")[0] for label in ax.get_yticklabels()] == ["natural", "PGD20", "AutoAttack"]
     said = words(ax)
     assert said[:2] == ["30 found alone", "25 a long name alone"]
     assert [line.split("\n")[0] for line in said[2::3]] == ["p = 0.059: no evidence", "p < 0.001: differ", "p = 0.049: differ"]

@@ -287,7 +287,8 @@ def test_better_is_said_only_where_the_paired_test_says_so(page: Page):
         counts = paired(ours, theirs)
         words = {"better": "better than", "worse": "worse than"}.get(counts.verdict, "not shown to differ from")
         assert line[0] == f"found is {words} {other}"
-        assert line[2:] == [*map(str, (counts.alone, counts.other_alone, counts.both, counts.neither)), p_text(counts.p_value)]
+        numbers = (len(ours), counts.alone, counts.other_alone, counts.both, counts.neither)
+        assert line[2:] == [*map(str, numbers), p_text(counts.p_value)]
     assert len(table) == 1 + 3 * (len(NETWORKS) - 1)
 
 
@@ -307,6 +308,44 @@ def test_runs_that_differ_in_their_seed_alone_give_mean_and_spread(run: Path):
     card["settings"]["profile"] = "short"
     write_json(other / "run.json", card)
     assert "Over the seeds" not in Page(write_report(run)).text
+
+
+def ask_of_first(run: Path, number: int) -> dict[str, Evaluation]:
+    """Rewrite the evaluations so that AutoAttack was asked of so many images only."""
+    found = {}
+    for seed, name in enumerate(NETWORKS):
+        whole = evaluation(name, seed)
+        predictions = {attack: p[: number if attack == "AutoAttack" else 30] for attack, p in whole.predictions.items()}
+        found[name] = replace(whole, predictions=predictions)
+        found[name].save(run / "evaluation" / f"{name}.npz")
+    write_csv(run / "evaluation" / "white_box.csv", [row for each in found.values() for row in each.rows()])
+    return found
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_each_number_says_of_how_many_images_it_is_where_these_are_fewer(run: Path):
+    found = ask_of_first(run, 12)
+    page = Page(write_report(run))
+    told, words = "30 test images (AutoAttack: the first 12)", " ".join(page.text.split())
+    for first, after in (("network", "soundness"), ("network", "numbers are")):
+        table = page.table(first, after)
+        (at,) = (place for place, head in enumerate(table[0]) if head.startswith("AutoAttack"))
+        ours = {line[0]: line for line in table[1:] if line[0] in NETWORKS}
+        for name, each in found.items():
+            *_, pgd, strongest = each.rows()
+            assert ours[name][at] == f"{shown(strongest)}, n = 12" and shown(pgd) in ours[name]
+    for name, line in {line[0]: line for line in page.table("network", "soundness")[1:]}.items():
+        assert line[-1].startswith(f"{100 * found[name].worst_case().float().mean():.1f} %") and line[-1].endswith(", n = 12")
+    assert words.count(told) >= 3 and "the strongest attack here, " in words and " of the first 12 are left." in words
+    for line in page.table("in this comparison")[1:]:
+        assert line[2] == ("12" if line[1] == "AutoAttack" else "30") == str(sum(map(int, line[3:7])))
+
+
+def test_table_of_other_images_than_the_predictions_is_told(run: Path):
+    ask_of_first(run, 12)
+    rows = read_csv(run / "evaluation" / "white_box.csv")
+    write_csv(run / "evaluation" / "white_box.csv", [row | {"images": 30} for row in rows])
+    assert read(run).evaluations == {} and "do not tell the same" in " ".join(read(run).troubles)
 
 
 def test_transfer_table_and_gaps_show_the_numbers_of_the_csv(page: Page, finished: Path):

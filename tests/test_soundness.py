@@ -448,6 +448,68 @@ def test_verdict(name: str, verdict: str, changes: dict[str, Any], probes: dict[
     assert verdict != "skipped" or found.sentence.startswith("Needs")
 
 
+FIRST = 40  # all of which are right under FGSM, PGD20 and PGD100: an accuracy on them is no less than on all
+
+
+def asked_of_first(
+    right: dict[str, int], late: int = 0, *, costly: tuple[str, ...] = ("APGD-CE", "AutoAttack", "Square")
+) -> Evaluation:
+    """As `made_up`, the costly attacks on the first images only."""
+    whole = made_up(right, late)
+    predictions = {name: p[:FIRST] if name in costly else p for name, p in whole.predictions.items()}
+    provenance = {**whole.provenance, "image_checksums_of_first": {str(FIRST): "first"}}
+    return replace(whole, predictions=predictions, provenance=provenance)
+
+
+# What would be found on all images of each row is the opposite: the first images are the easy ones.
+ON_COMMON_IMAGES = [
+    ("gap from FGSM to AutoAttack", {"AutoAttack": 24}, 0, "warn"),  # 60 % of 200 are 60 % of 40
+    ("convergence", {"APGD-CE": 22}, 0, "warn"),
+    ("order of attacks", {"APGD-CE": 40, "AutoAttack": 40}, 0, "pass"),  # 54.5 % of 200 and 100 % of 40
+    ("black box or noise", {}, 8, "fail"),
+]
+
+
+@pytest.mark.parametrize(("name", "right", "late", "verdict"), ON_COMMON_IMAGES)
+def test_attacks_are_compared_on_the_images_that_both_were_asked_of(
+    name: str, right: dict[str, int], late: int, verdict: str
+) -> None:
+    evaluation = asked_of_first({**USUAL, "AutoAttack": 40, "APGD-CE": 40, "Square": 40, **right}, late)
+    found = check(name, Evidence(evaluation=evaluation))
+    assert found.verdict == verdict and f"{FIRST} images" in found.sentence, found
+    assert found.verdict == check(name, Evidence(evaluation=evaluation.together())).verdict
+    if name == "gap from FGSM to AutoAttack":
+        assert evaluation.accuracy("FGSM") == pytest.approx(evaluation.accuracy("AutoAttack"))
+    if name == "order of attacks":
+        assert "PGD100 54.5% of 200, APGD-CE 100.0% of 40, AutoAttack 100.0% of 40 images" in found.sentence
+        assert evaluation.accuracy("APGD-CE") > evaluation.accuracy("PGD100")
+    if name == "convergence":
+        assert "by 0.5 and 45.0 points on 200 and 40 images" in found.sentence
+
+
+def test_noise_is_held_against_what_was_asked_of_all_images(probes: dict[str, Any]) -> None:
+    labels = (torch.arange(NUM) % 10).tolist()
+    at = {"indices": [*range(0, 192, 3)], "labels": labels[:192:3]}
+    fooled = {"at": at, "noise": {"right": 60, "fooled": [60, 63, 66, 69, 72, 75, 78]}}  # beyond the first images
+    for costly, verdict, told in (((), "fail", "PGD100"), (("APGD-CE",), "fail", "PGD100"), (("PGD100", "APGD-CE"), "skipped", "")):
+        right = {"natural": 180, "PGD100": 109, "APGD-CE": 108 if not costly else 40}
+        evaluation = asked_of_first(right, costly=costly)
+        found = check("black box or noise", Evidence(evaluation=evaluation, probes={**probes, **fooled}))
+        assert found.verdict == verdict and told in found.sentence
+        assert ("APGD-CE left right" in found.sentence) == (not costly)
+
+
+def test_whole_board_takes_rows_of_the_first_images(probes: dict[str, Any]) -> None:
+    evaluation = asked_of_first({**USUAL, "APGD-CE": 40, "AutoAttack": 39, "Square": 40})
+    checks = board(evaluation, probes, curve=points(180, 140, 110, 0), transfer=matrix(1))
+    assert [each.name for each in checks if each.verdict in ("warn", "fail")] == []
+    (ball,) = (each for each in checks if each.name == "ball and box")
+    assert "made of 40 or 200 images" in ball.sentence
+    unknown = replace(evaluation, provenance={"dtype": "float32", "seed": 0, "image_checksum": "abc"})
+    found = check("provenance", Evidence(evaluation=unknown))
+    assert found.verdict == "fail" and "image_checksum of APGD-CE" in found.sentence
+
+
 def test_every_check_is_seen_to_pass_and_to_object() -> None:
     seen = {name: {verdict for each, verdict, _ in CASES if each == name} for name in CHECKS}
     assert all("pass" in verdicts and verdicts & {"warn", "fail"} for verdicts in seen.values())

@@ -14,12 +14,13 @@ from toys import bits
 from dsara_lib.architecture import blueprint_cost, zoo
 from dsara_lib.cli import main
 from dsara_lib.errors import WorkbookError
-from dsara_lib.evaluation import t_interval
+from dsara_lib.evaluation import Evaluation, t_interval
 from dsara_lib.experiment import find_experiment, open_experiment
 from dsara_lib.presets import ABLATIONS, METHODS, PAPER, PRESETS, VARIANTS, make_preset
 from dsara_lib.runs import Checkpoints
 from dsara_lib.search import MGDA, AdvRush, SingleObjective, SumOfLosses
 from dsara_lib.sweep import Sweep, Table, grids
+from dsara_lib.sweep.sweep import Task
 
 CHANGES = (
     "search.num_cells=5 search.channels=2 search.space.num_nodes=2 search.stages.0.epochs=1 search.stages.1.epochs=1 "
@@ -216,6 +217,24 @@ def test_one_seed_has_the_interval_of_its_test_images(done: Sweep) -> None:
     evaluation = done.evaluation(done.tasks(["7"])[1])
     assert evaluation is not None and line["interval"] == "Wilson, 20 images"
     assert [line["natural low"], line["natural high"]] == pytest.approx([100 * end for end in evaluation.interval()], abs=1e-3)
+
+
+def test_an_attack_of_the_first_images_says_their_number(done: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Sweep.evaluation
+
+    def cut(sweep: Sweep, task: Task) -> Evaluation | None:
+        found = whole(sweep, task)
+        predictions = {} if found is None else {**found.predictions, "AutoAttack": found.predictions["PGD20"][:7]}
+        return None if found is None else replace(found, predictions=predictions)
+
+    monkeypatch.setattr(Sweep, "evaluation", cut)
+    table = Table(sweep=replace(done, seeds=(1,)))
+    (line,) = (line for line in table.lines() if line["row"] == "7")
+    found = cut(done, done.tasks(["7"])[1])
+    assert found is not None and line["AutoAttack images"] == 7 and "PGD20 images" not in line
+    assert line["AutoAttack"] == pytest.approx(100 * found.accuracy("AutoAttack"), abs=1e-3)
+    assert line["AutoAttack high"] == pytest.approx(100 * found.interval("AutoAttack")[1], abs=1e-3)
+    assert "] n = 7" in table.text() and table.text().count("n = 7") == 2  # rows 6 and 7
 
 
 @pytest.mark.parametrize(("values", "expected"), [([1.0, 3.0], (2 - 12.7062, 2 + 12.7062)), ([4.0, 6.0, 8.0], (1.0317, 10.9683))])

@@ -335,10 +335,12 @@ class Evaluator:
         return self._ready[1]
 
     def _accuracies(self, task: Task) -> Metrics:
-        left, metrics = self._left(), {}
+        left, metrics = self._left(), dict[str, Any]()
         if left:
             attacked = int(self._attacked[next(iter(task.names))].sum())
             return {"done": f"{attacked - left:,} of {attacked:,} images"}
+        if task.row.first:
+            metrics["done"] = f"the first {task.row.first:,} images"
         for name in task.names:
             for target, predictions in self._found[name].items():
                 key = f"accuracy/{target}" if len(task.names) == 1 else f"{name} accuracy/{target}"

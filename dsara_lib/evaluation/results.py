@@ -39,6 +39,14 @@ def incomparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return reasons
 
 
+def images_told(rows: Iterable[Mapping[str, Any]]) -> str:
+    """On how many images rows stand, such as "1,000 test images" or "1,000 test images (AutoAttack, Square: the first 200)"."""
+    asked = [(row["images"], row["attack"]) for row in rows]
+    most, *fewer = sorted({count for count, _ in asked}, reverse=True)
+    parts = [f"{', '.join(dict.fromkeys(name for count, name in asked if count == each))}: the first {each:,}" for each in fewer]
+    return f"{most:,} test images" + (f" ({'; '.join(parts)})" if parts else "")
+
+
 DETAILS = ("attacks", "provenance", "traces", "reached")
 
 

@@ -199,9 +199,15 @@ def line(run: Known) -> list[str]:
     profile, seed = (str(run.settings.get(key, "")) for key in ("profile", "seed"))
     eps = run.settings.get("eps")
     radius = eps_text(float(eps)) if isinstance(eps, int | float) and _is_share(eps) else ""
-    accuracies = [f"{run.accuracy(each):.1f}" if each in run.found else "" for each in ATTACKS]
+    accuracies = [f"{run.accuracy(each):.1f}{images_of(run, each)}" if each in run.found else "" for each in ATTACKS]
     epochs = " + ".join(map(str, run.epochs))
     return [run.name, profile, run.data, radius, seed, run.made, epochs, *accuracies, "yes" if run.report else "no"]
+
+
+def images_of(run: Known, attack: str) -> str:
+    """The attack's number of images, where it was asked of others than the natural accuracy stands on."""
+    images, natural = (run.found.get(name, {}).get("images") for name in (attack, "natural"))
+    return "" if images is None or images == natural else f" (n = {images:,})"
 
 
 def comparison(root: Path, runs: Sequence[Known], curves: str) -> str:

@@ -145,7 +145,8 @@ def adversarial_examples(
 def accuracy_by_attack(evaluations: Sequence[Any], chance: float | None = None) -> Figure:
     """Accuracy of each network under each attack with its 95 % interval (Wilson) over the same images.
 
-    `evaluations` are `Evaluation`s; chance is one over the number of classes unless given.
+    `evaluations` are `Evaluation`s; chance is one over the number of classes unless given. An attack that was asked of another
+    number of images than the title says has its own below its name.
     """
     attacks = list(dict.fromkeys(attack for each in evaluations for attack in each.predictions))
     figure, axes = new_figure(width=max(ONE_COLUMN, min(TWO_COLUMNS, 0.95 * len(attacks) + 1.4)), height=2.4)
@@ -165,13 +166,19 @@ def accuracy_by_attack(evaluations: Sequence[Any], chance: float | None = None) 
                 look = {"ha": "center", "va": "bottom", "fontsize": 5.5}
                 note(ax, f"{100 * value:.1f}", (at, 100 * high), (0, 1), ("data", "data"), darker(color), **look)
     chance_line(ax, 1 / len(evaluations[0].classes) if chance is None else chance)
-    ax.set_xticks(range(len(attacks)), attacks)
+    first = evaluations[0]
+    ax.set_xticks(range(len(attacks)), [_with_images(attack, evaluations, len(first.labels)) for attack in attacks])
     ax.set(xlim=(-0.6, len(attacks) - 0.4), ylim=(-2, 104), ylabel="accuracy (%)")
     ax.grid(False, axis="x")
-    first = evaluations[0]
     ax.set_title(f"{first.data}, linf eps {eps_text(first.eps)}, n = {len(first.labels):,}")
     figure.legend(ncols=min(4, len(evaluations)), loc="outside lower center")
     return figure
+
+
+def _with_images(attack: str, evaluations: Sequence[Any], usual: int) -> str:
+    """The attack's name, and its number of images where that is not the usual one."""
+    counts = sorted({each.count(attack) for each in evaluations if attack in each.predictions})
+    return attack if counts == [usual] else f"{attack}\nn = {' or '.join(f'{count:,}' for count in counts)}"
 
 
 @styled

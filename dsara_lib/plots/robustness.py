@@ -73,15 +73,17 @@ def cascade(evaluations: Sequence[Any], chance: float | None = None, stages: Seq
     """What is left after each attack of a cascade, and (hatched) what it cost; 95 % intervals (Wilson) at both ends.
 
     `evaluations` are `Evaluation`s whose predictions hold some of the stages; chance is one over their classes unless given.
+    All stages of a network are shown on the images that all of them were asked of.
     """
     for each in _some("a cascade", evaluations):
         if not any(stage in each.predictions for stage in stages):
             raise WorkbookError(
                 f"{each.network} has no stage of the cascade {', '.join(stages)}; it has {', '.join(each.predictions)}"
             )
+    evaluations = [each.together(stage for stage in stages if stage in each.predictions) for each in evaluations]
     figure, axes = _panels(len(evaluations), 2.3, 2.2, sharey=True)
     for ax, each in zip(axes, evaluations, strict=True):
-        names = [stage for stage in stages if stage in each.predictions]
+        names = list(each.predictions)
         left = [100 * each.accuracy(name) for name in names]
         ends = {index: 100 * np.array(each.interval(names[index])) for index in (0, len(names) - 1)}
         ax.bar(range(len(names)), left, 0.7, color=paler(BLUE, 0.45), edgecolor=BLUE, linewidth=0.6, label="right")
@@ -207,17 +209,18 @@ def _by_class(each: Any) -> dict[int, Any]:
 def per_class(evaluations: Any, attacks: Sequence[str] | None = None) -> Figure:
     """Accuracy by class, natural and attacked, with 95 % intervals (Wilson); classes sorted by what survives all that is shown.
 
-    One `Evaluation` or several of the same classes, in the order of the first; the attack is the strongest unless given.
-    Of more than twenty classes the ten best and the ten worst are shown.
+    One `Evaluation` or several of the same classes, in the order of the first, each on the images that all that is shown was asked
+    of; the attack is the strongest unless given. Of more than twenty classes the ten best and the ten worst are shown.
     """
     several = _some("a plot by class", evaluations if isinstance(evaluations, Sequence) else [evaluations])
     first = several[0]
     if any(each.classes != first.classes for each in several):
         raise WorkbookError(f"networks are compared on the same classes; {first.network}'s are not those of all others")
     shared = [name for name in first.predictions if all(name in each.predictions for each in several)]
-    strongest = sorted((name for name in shared if name != "natural"), key=first.accuracy)[:1]
+    strongest = sorted((name for name in shared if name != "natural"), key=first.together(shared).accuracy)[:1]
     names = list(dict.fromkeys([*(name for name in shared if name == "natural"), *(strongest if attacks is None else attacks)]))
     _some("a plot by class of all networks' attacks", names)
+    several = [each.together(names) for each in several]
     parts = [_by_class(each) for each in several]
     robust = {index: each.worst_case(names).float().mean().item() for index, each in parts[0].items()}
     order = sorted(robust, key=lambda index: (-robust[index], index))
@@ -252,6 +255,7 @@ def per_class(evaluations: Any, attacks: Sequence[str] | None = None) -> Figure:
 @styled
 def confusion(evaluation: Any, attack: str) -> Figure:
     """What each class (row) is taken for (column) under an attack, in percent of the row; the title says the commonest error."""
+    evaluation = evaluation.together([attack])
     right, classes = evaluation.correct(attack), evaluation.classes
     counts = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(counts, (as_numpy(evaluation.labels), as_numpy(evaluation.predictions[attack])), 1)
@@ -404,8 +408,10 @@ def paired(pairs: Records, eps: float | None = None) -> Figure:
         words = f"{p}: {verdict}\nboth {pair['both']:,}, neither {pair['neither']:,}"
         note(ax, words, (1, row), (4, 0), ("axes fraction", "data"), va="center")
     ax.axvline(0, color=INK, linewidth=0.8)
-    totals = dict.fromkeys(sum(pair[key] for key in ("alone", "other_alone", "both", "neither")) for pair in pairs)
-    ax.set_yticks(range(len(pairs)), [pair["attack"] for pair in pairs])
+    counts = [sum(pair[key] for key in ("alone", "other_alone", "both", "neither")) for pair in pairs]
+    totals = dict.fromkeys(counts)
+    own = ["" if len(totals) == 1 else f"\nn = {count:,}" for count in counts]
+    ax.set_yticks(range(len(pairs)), [f"{pair['attack']}{words}" for pair, words in zip(pairs, own, strict=True)])
     ax.set(xlim=(-reach, reach), ylim=(len(pairs) - 0.4, -0.6), xlabel="images that only one of the two gets right")
     ax.locator_params(axis="x", integer=True)
     ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")

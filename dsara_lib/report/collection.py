@@ -343,6 +343,7 @@ def ablation_rows() -> Iterator[tuple[str, str, Method]]:
 def conditions_of(settings: Mapping[str, Any], card: Mapping[str, Any], evaluation: Evaluation) -> Conditions:
     """Under what a network was trained and attacked."""
     attack = evaluation.attacks.get(ATTACK) or {}
+    asked = evaluation.together([ATTACK])
     step = f" of {eps_text(attack['step_size'])}" if attack.get("step_size") is not None else ""
     told = f"{ATTACK} (eps {eps_text(attack.get('eps', evaluation.eps))}" + (f", {attack['steps']} steps{step})" if step else ")")
     return Conditions(
@@ -354,8 +355,8 @@ def conditions_of(settings: Mapping[str, Any], card: Mapping[str, Any], evaluati
         learning_rate=float(card["training"]["learning_rate"]),
         eps=evaluation.eps,
         attack=told,
-        images=len(evaluation.labels),
-        checksum=str(evaluation.provenance.get("image_checksum", "")),
+        images=len(asked.labels),
+        checksum=str(asked.provenance.get("image_checksum", "")),
         training=_digest([card["training"], evaluation.provenance.get("dtype"), attack, card["data"].get("images")]),
     )
 

@@ -199,15 +199,17 @@ def number_cells(line: Line, columns: Sequence[str]) -> Iterator[Markup]:
         if not line.ours:
             yield tag("td", f"{line.printed[column]:.2f} %")
         else:
-            yield number_cell(line.number(column))
+            yield number_cell(line.number(column), usual=line.conditions.images if line.conditions else None)
 
 
-def number_cell(number: Number | None, same: bool = False) -> Markup:
-    """One accuracy of ours."""
+def number_cell(number: Number | None, same: bool = False, usual: int | None = None) -> Markup:
+    """One accuracy of ours, with its number of images where that is not the usual one."""
     look = "same" if same else None
     if number is None:
         return tag("td", "–", class_=look)
-    return tag("td", percent(number.value), tag("small", f"{interval(number.low, number.high)} ({number.over})"), class_=look)
+    images = "" if usual is None else number.images_told(usual)
+    small = f"{interval(number.low, number.high)} ({number.over}){images}"
+    return tag("td", percent(number.value), tag("small", small), class_=look)
 
 
 def ablation_part(collection: Collection, name: str, protocols: Mapping[Conditions, str]) -> Markup:

@@ -145,7 +145,8 @@ def evaluations(folder: Path, rows: list[dict[str, Any]], classes: tuple[str, ..
         eps = max((row["eps"] for row in mine), default=0.0)
         described = {"network": network, "data": mine[0]["data"], "eps": eps, "classes": classes, "attacks": attacks}
         read = load_evaluation(folder / f"{network}.npz", **described)
-        if {row["attack"]: row["correct"] for row in mine} != {name: int(read.correct(name).sum()) for name in read.predictions}:
+        told = {row["attack"]: (row["correct"], row["images"]) for row in mine}
+        if told != {name: (int(read.correct(name).sum()), read.count(name)) for name in read.predictions}:
             raise WorkbookError(f"evaluation/{network}.npz and white_box.csv do not tell the same; run notebook 04 again")
         found[network] = read
     return found

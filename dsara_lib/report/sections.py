@@ -11,7 +11,7 @@ from typing import Any
 from .. import drawing, paper, plots
 from ..architecture import blueprint_cost, blueprint_from_dict
 from ..data import eps_text
-from ..evaluation import NATURAL, mean_and_spread, paired, wilson
+from ..evaluation import NATURAL, images_told, mean_and_spread, paired, wilson
 from ..presets import PAPER
 from ..runs import describe
 from ..soundness import marked, remark
@@ -124,7 +124,8 @@ def measured(record: Record) -> Iterator[str]:
         )
     strongest = record.row(FOUND, "AutoAttack")
     if strongest is not None:
-        yield f"Under {with_eps(strongest)}, the strongest attack here, {told(strongest)} are left."
+        of = "" if strongest["images"] == natural["images"] else f" of the first {strongest['images']:,}"
+        yield f"Under {with_eps(strongest)}, the strongest attack here, {told(strongest)}{of} are left."
     if words := remark(record.boards.get(FOUND, [])):
         yield f"Beside these numbers stands what the soundness board says: {words}."
     if record.classes:
@@ -306,10 +307,11 @@ def white_box(record: Record) -> Markup:
         strongest = max(row["eps"] for row in rows)
         head.append(join("all attacks", tag("small", f"right under each, eps {eps_text(strongest)}")))
     body = []
+    most = max(row["images"] for row in rows)
     for network in networks:
-        cells = [accuracy_cell(record.row(network, attack)) for attack in attacks]
+        cells = [accuracy_cell(record.row(network, attack), most) for attack in attacks]
         if worst:
-            cells.append(worst_case_cell(record, network))
+            cells.append(worst_case_cell(record, network, most))
         body.append([network, text_cell(weights_told(record, network)), text_cell(remark_on(record, network)), *cells])
     engines = ", ".join(sorted({str(row["engine"]) for row in rows if row.get("engine")})) or "not known"
     about = (
@@ -330,7 +332,8 @@ def white_box(record: Record) -> Markup:
     traces = {each.network: each.traces[STEPS_OF] for each in shown if STEPS_OF in each.traces}
     if traces:
         caption = f"Accuracy and loss against the steps of {STEPS_OF}, {data_and_eps(record)}."
-        make = partial(plots.attack_steps, traces, STEPS_OF, shown[0].eps, len(shown[0].labels))
+        first = next(each for each in shown if each.network in traces)
+        make = partial(plots.attack_steps, traces, STEPS_OF, first.eps, first.count(STEPS_OF))
         pieces.append(drawn(record, "attack_steps", caption, make, source="evaluation/white_box.csv"))
     return join(*pieces, pairs(record), over_seeds(record))
 
@@ -377,13 +380,16 @@ def pairs(record: Record) -> Markup | None:
         for attack in (NATURAL, MAIN_ATTACK, "AutoAttack"):
             if ours is None or name == FOUND or attack not in ours.predictions or attack not in other.predictions:
                 continue
+            if ours.count(attack) != other.count(attack):
+                continue
             counts = paired(ours.correct(attack), other.correct(attack))
             verdict = {"better": "better than", "worse": "worse than"}.get(counts.verdict, "not shown to differ from")
-            cells = [text_cell(attack), counts.alone, counts.other_alone, counts.both, counts.neither, p_text(counts.p_value)]
+            numbers = [ours.count(attack), counts.alone, counts.other_alone, counts.both, counts.neither]
+            cells = [text_cell(attack), *(f"{number:,}" for number in numbers), p_text(counts.p_value)]
             told.append([f"{FOUND} is {verdict} {name}", *cells])
     if not told:
         return None
-    head = ["in this comparison", "attack", "right on found alone", "on the other alone", "on both", "on neither", "p"]
+    head = ["in this comparison", "attack", "images", "right on found alone", "on the other alone", "on both", "on neither", "p"]
     about = f"Paired comparison on the same images, {data_and_eps(record)}; p by McNemar's exact test, level 5 %."
     return table(head, told, about=about)
 
@@ -393,15 +399,15 @@ def over_seeds(record: Record) -> Markup | None:
     if not record.seeds:
         return None
     values: dict[tuple[str, str], list[float]] = {}
-    for rows in record.seeds.values():
-        for row in rows:
-            values.setdefault((row["network"], row["attack"]), []).append(row["accuracy"])
+    every = [row for rows in record.seeds.values() for row in rows]
+    for row in every:
+        values.setdefault((row["network"], row["attack"]), []).append(row["accuracy"])
     body = []
     for (network, attack), found in values.items():
         mean, deviation = mean_and_spread(found)
         body.append([network, text_cell(attack), len(found), percent(mean), f"{100 * deviation:.1f}"])
     seeds = ", ".join(map(str, sorted(record.seeds)))
-    about = f"Over the seeds {seeds}: mean accuracy and standard deviation (n - 1) in points, {record.data}."
+    about = f"Over the seeds {seeds}: mean accuracy and standard deviation (n - 1) in points, {record.data}, {images_told(every)}."
     return table(["network", "attack", "seeds", "mean", "deviation"], body, about=about)
 
 
@@ -418,21 +424,23 @@ def attack_head(row: Mapping[str, Any]) -> Markup:
     return join(row["attack"], tag("small", ", ".join(parts)))
 
 
-def accuracy_cell(row: Mapping[str, Any] | None) -> Markup:
-    """An accuracy with its interval."""
+def accuracy_cell(row: Mapping[str, Any] | None, usual: int | None = None) -> Markup:
+    """An accuracy with its interval, and its number of images where that is not the usual one."""
     if row is None:
         return tag("td", NOT_EVALUATED)
-    return tag("td", percent(row["accuracy"]), tag("small", interval(row["low"], row["high"])))
+    images = "" if usual in (None, row["images"]) else f", n = {row['images']:,}"
+    return tag("td", percent(row["accuracy"]), tag("small", interval(row["low"], row["high"]) + images))
 
 
-def worst_case_cell(record: Record, network: str) -> Markup:
-    """Right under every attack of the table, image by image."""
+def worst_case_cell(record: Record, network: str, usual: int) -> Markup:
+    """Right under every attack of the table, image by image, of the images that all were asked of."""
     evaluation = record.evaluations.get(network)
     if evaluation is None:
         return tag("td", NOT_EVALUATED)
     right = evaluation.worst_case()
     low, high = wilson(int(right.sum()), len(right))
-    return tag("td", percent(int(right.sum()) / len(right)), tag("small", interval(low, high)))
+    row = {"accuracy": int(right.sum()) / len(right), "low": low, "high": high, "images": len(right)}
+    return accuracy_cell(row, usual)
 
 
 def weights_told(record: Record, network: str) -> str:
@@ -602,7 +610,7 @@ def first_table(record: Record) -> Markup:
     """Table 1."""
     columns = list(paper.COLUMNS)
     head = ["network", "numbers are", "params", "FLOPs", *columns]
-    body, classes = [], []
+    body, classes, most = [], [], max((row["images"] for row in record.white_box), default=0)
     for row in paper.table1():
         numbers = [f"{row[key]:.2f} %" for key in paper.COLUMNS.values()]
         conditions = text_cell("the paper's", tag("small", "CIFAR-10, eps 8/255"))
@@ -610,7 +618,7 @@ def first_table(record: Record) -> Markup:
         classes.append("")
     for network in dict.fromkeys(row["network"] for row in record.white_box):
         size = counted(record, network)
-        cells: list[Any] = [accuracy_cell(record.row(network, name)) for name in columns]
+        cells: list[Any] = [accuracy_cell(record.row(network, name), most) for name in columns]
         images, eps = images_told(record.white_box), eps_of(record)
         small = f"{record.data}, {record.settings['profile']}, {epochs_of(record, network)}, eps {eps}, {images}"
         body.append([network, text_cell("measured here", tag("small", small)), *size, *cells])
@@ -745,12 +753,6 @@ def told(row: Mapping[str, Any]) -> str:
 def with_eps(row: Mapping[str, Any]) -> str:
     """An attack with its radius; natural images have none."""
     return NATURAL if row["attack"] == NATURAL else f"{row['attack']} with eps {eps_text(row['eps'])}"
-
-
-def images_told(rows: Sequence[Mapping[str, Any]]) -> str:
-    """On how many images numbers stand."""
-    counts = sorted({row["images"] for row in rows})
-    return f"{' or '.join(f'{count:,}' for count in counts)} test images"
 
 
 def data_and_eps(record: Record) -> str:

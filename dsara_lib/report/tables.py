@@ -33,6 +33,11 @@ class Number:
     low: float
     high: float
     over: str  # "seeds" (Student's t) or "images" (Wilson)
+    images: int
+
+    def images_told(self, usual: int) -> str:
+        """Such as ", n = 200" where that is not the usual number of images."""
+        return "" if self.images == usual else f", n = {self.images:,}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +75,19 @@ class Line:
         return "searched and trained here" if self.measured[0].method else "published architecture, trained here"
 
     def number(self, attack: str) -> Number | None:
-        """Ours under an attack, over the seeds that have it; over one seed the interval is over the images."""
+        """Ours under an attack, over the seeds that have it on most images; over one seed the interval is over the images."""
         found = [each.evaluation for each in self.measured if attack in each.evaluation.predictions]
+        images = max((each.count(attack) for each in found), default=0)
+        found = [each for each in found if each.count(attack) == images]
         values = [each.accuracy(attack) for each in found]
         if not values:
             return None
-        value, right, images = fmean(values), sum(int(e.correct(attack).sum()) for e in found), len(found[0].labels)
+        value, right = fmean(values), sum(int(e.correct(attack).sum()) for e in found)
         low, high = wilson(right if len(found) == 1 else round(value * images), images)
         if len(set(values)) > 1:
             low, high = t_interval(values)
-            return Number(value=value, low=max(0.0, low), high=min(1.0, high), over="seeds")
-        return Number(value=value, low=low, high=high, over="images")
+            return Number(value=value, low=max(0.0, low), high=min(1.0, high), over="seeds", images=images)
+        return Number(value=value, low=low, high=high, over="images", images=images)
 
 
 def columns_of(table: str) -> list[str]:
@@ -198,7 +205,10 @@ def text_rows(lines: Sequence[Line], attacks: Sequence[str]) -> list[dict[str, s
         told["under"] = "as printed" if line.conditions is None else f"{line.conditions.text}; {line.measured[0].size}"
         for attack in attacks:
             number, printed = line.number(attack), line.printed.get(attack)
-            ours = "" if number is None else f"{100 * number.value:.1f} ({100 * number.low:.1f} to {100 * number.high:.1f})"
+            ours = ""
+            if number is not None and line.conditions is not None:
+                images = number.images_told(line.conditions.images)
+                ours = f"{100 * number.value:.1f} ({100 * number.low:.1f} to {100 * number.high:.1f}{images})"
             told[attack] = ours if printed is None else f"{printed:.2f}"
         rows.append(told | {"seeds": ", ".join(map(str, line.seeds)), "FLOPs": line.flops})
     return rows
@@ -255,7 +265,7 @@ def transfer_number(group: Sequence[Transfer], source: int, target: int) -> Numb
     if len(set(values)) > 1:
         low, high = t_interval(values)
     spans = "seeds" if len(set(values)) > 1 else "images"
-    return Number(value=fmean(values), low=max(0.0, low), high=min(1.0, high), over=spans)
+    return Number(value=fmean(values), low=max(0.0, low), high=min(1.0, high), over=spans, images=images)
 
 
 def table2_name(system: str) -> str:

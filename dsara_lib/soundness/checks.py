@@ -63,6 +63,17 @@ class Evidence:
         """Those of these rows that were evaluated."""
         return [name for name in names if name in self.evaluation.predictions]
 
+    def accuracies(self, *names: str) -> str:
+        """Of these rows, each with its number of images."""
+        shares, counts = [f"{name} {self.evaluation.accuracy(name):.1%}" for name in names], self.counts(names)
+        if len(set(counts)) == 1:
+            return f"{', '.join(shares)} (of {counts[0]} images)"
+        return ", ".join(f"{share} of {count}" for share, count in zip(shares, counts, strict=True)) + " images"
+
+    def counts(self, names: Iterable[str]) -> list[int]:
+        """Of how many images each of these rows was asked."""
+        return [self.evaluation.count(name) for name in names]
+
     def need(self, *names: str) -> None:
         """Skip the check unless all of these rows were evaluated."""
         absent = [name for name in names if name not in self.evaluation.predictions]
@@ -230,7 +241,8 @@ def ball_and_box(e: Evidence) -> Found:
         radius = 0.0 if name == NATURAL else float((e.evaluation.attacks.get(name) or {}).get("eps", e.evaluation.eps))
         beyond = (at["change"] - radius, -at["low"], at["high"] - 1)
         over[name] = max(beyond) if all(map(math.isfinite, beyond)) else math.inf
-    row, count, images = max(over, key=lambda name: over[name]), len(over), len(e.evaluation.labels)
+    row, count = max(over, key=lambda name: over[name]), len(over)
+    images = " or ".join(map(str, sorted({*e.counts(e.rows(*over))} or {len(e.evaluation.labels)})))
     if over[row] > 1e-6:  # float32 rounds x + eps by less than 1e-7
         sentence = f"{row} leaves the ball of radius eps or [0, 1] by {over[row]:.1e}"
         return "fail", f"{over[row]:.1e}", f"{sentence}: what it found does not count."
@@ -245,13 +257,14 @@ def ball_and_box(e: Evidence) -> Found:
 
 
 def order(e: Evidence) -> Found:
-    """No attack does worse than a weaker one."""
+    """No attack does worse than a weaker one, on the images that both were asked of."""
     rows = e.rows(*ORDER)
     if len(rows) < 2:
         raise Missing("Needs two rows of natural, FGSM, PGD20, PGD100, APGD-CE and AutoAttack.")
-    shares = ", ".join(f"{name} {e.evaluation.accuracy(name):.1%}" for name in rows)
+    shares = e.accuracies(*rows)
     for weaker, stronger in pairwise(rows):
-        found = paired(e.evaluation.correct(stronger), e.evaluation.correct(weaker))
+        both = e.evaluation.together((weaker, stronger))
+        found = paired(both.correct(stronger), both.correct(weaker))
         if found.verdict == "better":
             number = f"p = {found.p_value:.1e}"
             return (
@@ -263,15 +276,16 @@ def order(e: Evidence) -> Found:
 
 
 def convergence(e: Evidence) -> Found:
-    """More steps find hardly more."""
+    """More steps find hardly more, on the images that both rows were asked of."""
     e.need("PGD20", "PGD100")
     rows = [row for row in ("PGD20", "PGD100", "APGD-CE") if row in e.evaluation.predictions]
-    falls = [100 * (e.evaluation.accuracy(one) - e.evaluation.accuracy(other)) for one, other in pairwise(rows)]
-    masks = [e.evaluation.correct(row) for row in rows]
-    luck = [paired(one, other).verdict != "better" for one, other in pairwise(masks)]
+    pairs = [(e.evaluation.together(names), *names) for names in pairwise(rows)]
+    falls = [100 * (both.accuracy(one) - both.accuracy(other)) for both, one, other in pairs]
+    luck = [paired(both.correct(one), both.correct(other)).verdict != "better" for both, one, other in pairs]
+    images = " and ".join(dict.fromkeys(str(len(both.labels)) for both, *_ in pairs))
     number = " and ".join(f"{fall:.1f}" for fall in falls) + " points"
-    sentence = f"From {' to '.join(rows)} accuracy falls by {number} on {len(masks[0])} images"
-    rising = _rising(e.evaluation.traces.get("PGD100", {})) if masks[1].any() else None
+    sentence = f"From {' to '.join(rows)} accuracy falls by {number} on {images} images"
+    rising = _rising(e.evaluation.traces.get("PGD100", {})) if e.evaluation.correct("PGD100").any() else None
     if rising is not None:
         sentence += f"; of the rise of PGD100's loss {rising:.1%} comes in the last tenth of its steps"
     # Table 1: at most 1.2 points twice, for ABanditNAS 4.8 and 16.4. A loss that rises evenly gains a tenth in its last tenth.
@@ -295,20 +309,25 @@ def black_box(e: Evidence) -> Found:
     white = e.rows("PGD100", "APGD-CE") or e.rows("PGD20")
     if not white:
         raise Missing("Needs the evaluation's row PGD100 or APGD-CE.")
-    kept, found = e.evaluation.worst_case(white), []
+    found = []
     if e.rows("Square"):
-        found.append(("Square", int((kept & ~e.evaluation.correct("Square")).sum()), len(kept)))
+        both = e.evaluation.together([*white, "Square"])
+        found.append(("Square", int((both.worst_case(white) & ~both.correct("Square")).sum()), len(both.labels)))
     if len(e.rows("+FAB-T", "AutoAttack")) == 2:  # in the cascade, after the white-box parts
-        last = kept & e.evaluation.correct("+FAB-T") & ~e.evaluation.correct("AutoAttack")
+        both = e.evaluation.together([*white, "+FAB-T", "AutoAttack"])
+        last = both.worst_case([*white, "+FAB-T"]) & ~both.correct("AutoAttack")
         found.append(("AutoAttack's Square", int(last.sum()), len(last)))
     at = e.probes.get("at", {})
     known = dict(enumerate(e.evaluation.labels.tolist()))
-    if "noise" in e.probes and [known.get(i) for i in at.get("indices", ())] == at.get("labels"):  # the images that were evaluated
+    # Noise was tried on images from all over the set, so only what was asked of all of them has seen the same.
+    whole = [name for name in white if e.evaluation.count(name) == len(known)]
+    if "noise" in e.probes and whole and [known.get(i) for i in at.get("indices", ())] == at.get("labels"):
+        kept = e.evaluation.worst_case(whole)
         found.append(("noise", sum(bool(kept[i]) for i in e.probes["noise"]["fooled"]), len(at["labels"])))
     if not found:
         raise Missing("Needs the evaluation's row Square, or the probe 'noise' on the evaluated images.")
     name, fooled, count, verdict = _worst_share(found)
-    sentence = f"Of {count} images {name} fools {fooled} that {' and '.join(white)} left right"
+    sentence = f"Of {count} images {name} fools {fooled} that {' and '.join(whole if name == 'noise' else white)} left right"
     ending = "." if verdict == "pass" else ": an attack that sees no gradient should not find what gradients missed."
     return verdict, f"{fooled / count:.1%}", sentence + ending
 
@@ -338,10 +357,11 @@ def transfer(e: Evidence) -> Found:
 
 
 def gap(e: Evidence) -> Found:
-    """One step says about as much as the strongest attack."""
+    """One step says about as much as the strongest attack, on the images that both were asked of."""
     e.need("FGSM", "AutoAttack")
-    first, last = e.evaluation.accuracy("FGSM"), e.evaluation.accuracy("AutoAttack")
-    sentence = f"Accuracy falls from {first:.1%} under FGSM to {last:.1%} under AutoAttack on {len(e.evaluation.labels)} images"
+    both = e.evaluation.together(("FGSM", "AutoAttack"))
+    first, last = both.accuracy("FGSM"), both.accuracy("AutoAttack")
+    sentence = f"Accuracy falls from {first:.1%} under FGSM to {last:.1%} under AutoAttack on {len(both.labels)} images"
     # Table 1: 10 to 12 points, and at least 79 % of FGSM's accuracy are left; ABanditNAS lost 65 of 81 points. An undefended
     # network loses all it had too, so this is a hint only; of a few points a share means little.
     if first - last > 0.25 or (first - last > 0.1 and last < first / 2):
@@ -389,10 +409,12 @@ def begins_at_natural(e: Evidence) -> Found:
     eps, correct, images = _curve(e)[0]
     if eps != 0:
         raise Missing("Needs an accuracy at eps 0.")
-    natural, share = e.evaluation.accuracy(), correct / images
+    natural, share, asked = e.evaluation.accuracy(), correct / images, e.evaluation.count()
     low, high = wilson(correct, images)
-    same = correct == int(e.evaluation.correct().sum()) if images == len(e.evaluation.labels) else low <= natural <= high
-    sentence = f"At eps 0 accuracy is {share:.1%} on {images} images, and {natural:.1%} without attack"
+    same = correct == int(e.evaluation.correct().sum()) if images == asked else low <= natural <= high
+    sentence = f"At eps 0 accuracy is {share:.1%} on {images} images, and {natural:.1%} without attack" + (
+        "" if images == asked else f" on {asked}"
+    )
     if not same:
         return "fail", f"{share:.1%}", f"{sentence}: the two are not of one network."
     return "pass", f"{share:.1%}", f"{sentence}."

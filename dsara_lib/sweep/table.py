@@ -125,6 +125,8 @@ def _accuracy(attack: str, evaluations: Sequence[Evaluation]) -> dict[str, float
     else:
         low, high = (100 * share for share in evaluations[0].interval(attack, CONFIDENCE))
     told = {attack: mean, f"{attack} spread": spread, f"{attack} low": max(low, 0.0), f"{attack} high": min(high, 100.0)}
+    if evaluations[0].count(attack) < len(evaluations[0].labels):
+        told[f"{attack} images"] = evaluations[0].count(attack)
     return {key: round(value, 4) for key, value in told.items()}
 
 
@@ -147,4 +149,5 @@ def _number(line: Mapping[str, Any], attack: str) -> str:
     if line.get(attack) is None:
         return f"-{printed}"
     spread = f" ± {line[f'{attack} spread']:.1f}" if line["seeds"] > 1 else ""
-    return f"{line[attack]:.1f}{spread} [{line[f'{attack} low']:.1f}, {line[f'{attack} high']:.1f}]{printed}"
+    images = f" n = {line[f'{attack} images']:,}" if f"{attack} images" in line else ""
+    return f"{line[attack]:.1f}{spread} [{line[f'{attack} low']:.1f}, {line[f'{attack} high']:.1f}]{images}{printed}"
