@@ -13,6 +13,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,11 @@ class Experiment:
             return ""
         return f"what follows may differ in its last bits from an uninterrupted run: {'; '.join(changed)}"
 
+    @cached_property
+    def learnt_from(self) -> DataSet:
+        """The data with training images for work on the device, brought there once for search and trainings."""
+        return replace(self.data, train=self.data.train.to(self.device))
+
     # -- search ------------------------------------------------------------------------------------------------------
 
     @property
@@ -75,7 +81,7 @@ class Experiment:
 
     def searcher(self, group: Group = ALONE) -> Searcher:
         """The search at its beginning; `run_epochs(searcher, search_folder)` takes it to where it stopped."""
-        return Searcher(self.data, self.preset.search, seed=self.seed, device=self.device, group=group)
+        return Searcher(self.learnt_from, self.preset.search, seed=self.seed, device=self.device, group=group)
 
     def genotype(self) -> Genotype:
         """What the search found. Raises FileNotFoundError where it has not ended."""
@@ -139,7 +145,7 @@ class Experiment:
     def trainer(self, name: str, group: Group = ALONE) -> Trainer:
         """The training of one of `networks_to_train`, or of any published architecture."""
         blueprint, config = self.network_to_train(name)
-        return Trainer(blueprint, self.data, config, seed=self.seed, device=self.device, name=name, group=group)
+        return Trainer(blueprint, self.learnt_from, config, seed=self.seed, device=self.device, name=name, group=group)
 
     def trained(self) -> dict[str, Path]:
         """Folder of the weights of each network trained so far: `best` of each, and `last` of the found one where it is another."""

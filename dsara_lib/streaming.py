@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from .shapes import Int, UInt8
+from .shapes import UInt8
 
 TENTH = 10  # images take at most one part in so many of a GPU's memory
 
@@ -33,9 +33,7 @@ def stage(images: UInt8[Tensor, "m c h w"], count: int, device: torch.device) ->
     return torch.empty((count, *images.shape[1:]), dtype=images.dtype, pin_memory=device.type == "cuda")
 
 
-def stream(
-    images: UInt8[Tensor, "m c h w"], places: Sequence[Int[Tensor, " n"]], device: torch.device
-) -> Iterator[UInt8[Tensor, "n c h w"]]:
+def stream(images: UInt8[Tensor, "m c h w"], places: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
     """For each batch of places the images there, on the device; the next is gathered while the caller works with one."""
     with ThreadPoolExecutor(max_workers=1) as worker:
 
