@@ -7,7 +7,9 @@ Images become floats in [0, 1] only as batches; nothing is normalised here, so e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPException
@@ -22,40 +24,122 @@ from torch.nn import functional as F
 from .errors import WorkbookError, unknown
 from .image_files import Pictures, Reading, few, read_image_folders, read_tiny_imagenet
 from .shapes import Float, Int, UInt8
+from .streaming import memory_of, stays_on_host, stream
 
 MOST_IMAGES = 2**62  # of a class: all there are
+IMAGES_AT_ONCE = 1024  # where many are looked at
 PHOTOGRAPH_EPS = 8 / 255  # the paper's radius on all its data sets (Section 5.3)
 
 
 # ------------------------------------------------------------------------------------------------ splits and data sets
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Images with their labels, on one device."""
+    """Images with their labels; both are handed out on one device.
 
-    images: UInt8[Tensor, "n c h w"]
-    labels: Int[Tensor, " n"]
+    A `part` shares the bytes of what it is taken from: it holds the places of its images there, and `images` gathers them each
+    time. Many images are therefore asked for `in_batches`. Places and labels lie on the host, where order is drawn.
+    """
 
-    def __post_init__(self):
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise WorkbookError(f"expected uint8 images [n, c, h, w]; got {self.images.dtype} {[*self.images.shape]}")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            got = f"{self.labels.dtype} {[*self.labels.shape]}"
-            raise WorkbookError(f"expected {len(self.images)} int64 labels, one for each image; got {got}")
+    def __init__(self, *, images: UInt8[Tensor, "n c h w"], labels: Int[Tensor, " n"]):
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise WorkbookError(f"expected uint8 images [n, c, h, w]; got {images.dtype} {[*images.shape]}")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            got = f"{labels.dtype} {[*labels.shape]}"
+            raise WorkbookError(f"expected {len(images)} int64 labels, one for each image; got {got}")
+        self._stored, self._labels, self._device = images, labels.cpu(), images.device
+        self._places: Tensor | None = None  # of the images among those stored; these themselves for None
+        self._streams = False
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self._labels)
+
+    @property
+    def images(self) -> UInt8[Tensor, "n c h w"]:
+        """All of them, on the device."""
+        return self._gathered().to(self._device)
+
+    @property
+    def labels(self) -> Int[Tensor, " n"]:
+        """Theirs, on the device."""
+        return self._labels.to(self._device)
+
+    @property
+    def labels_on_host(self) -> Int[Tensor, " n"]:
+        """The same on the CPU, without waiting for the device."""
+        return self._labels
+
+    @property
+    def device(self) -> torch.device:
+        """Where images and labels are handed out."""
+        return self._device
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        channels, height, width = self._stored.shape[1:]
+        return channels, height, width
+
+    @property
+    def placement(self) -> str:
+        """In words, where the images lie."""
+        if not self._streams:
+            return f"images in the memory of {self._device}"
+        return f"images stay on the host and stream to {self._device}, of whose memory they would take more than a tenth"
 
     def to(self, device: str | torch.device) -> Split:
-        """The same split on that device."""
-        return Split(images=self.images.to(device), labels=self.labels.to(device))
+        """The same split for work on that device. Images that are too many for its memory stay on the host and stream to it."""
+        device = torch.empty(0, device=device).device  # with its number
+        num_bytes = len(self) * math.prod(self.image_shape)
+        if self._stored.device.type == "cpu" and stays_on_host(num_bytes, memory_of(device)):
+            return self._changed(_device=device, _streams=True)
+        if device == self._stored.device:
+            return self if device == self._device else self._changed(_device=device, _streams=False)
+        return self._changed(_stored=self._gathered().to(device), _device=device, _places=None, _streams=False)
 
     def subset(self, indices: Int[Tensor, " m"]) -> Split:
-        """The images at these indices, in their order."""
-        indices = indices.to(self.images.device)
-        # On the CPU 20 times faster than images[indices].
-        return Split(images=self.images.index_select(0, indices), labels=self.labels.index_select(0, indices))
+        """A copy of the images at these indices, in their order; the same split where these are all in order."""
+        indices = indices.cpu()
+        if torch.equal(indices, torch.arange(len(self))):
+            return self
+        part = self.part(indices)
+        return part._changed(_stored=part._gathered(), _places=None)
+
+    def part(self, indices: Int[Tensor, " m"]) -> Split:
+        """The images at these indices, in their order, which share the bytes of this split."""
+        indices = indices.cpu()
+        return self._changed(_labels=self._labels.index_select(0, indices), _places=self._at(indices))
+
+    def take(self, indices: Int[Tensor, " m"]) -> tuple[UInt8[Tensor, "m c h w"], Int[Tensor, " m"]]:
+        """Images and labels at these indices, on the device."""
+        return next(self.in_batches(indices, max(1, len(indices))))
+
+    def first(self, count: int) -> tuple[UInt8[Tensor, "m c h w"], Int[Tensor, " m"]]:
+        """So many of the first images with their labels, or all where there are fewer."""
+        return self.take(torch.arange(min(count, len(self))))
+
+    def in_batches(self, order: Int[Tensor, " m"], batch_size: int) -> Iterator[tuple[UInt8[Tensor, "n c h w"], Int[Tensor, " n"]]]:
+        """Images and labels in that order, so many at a time, on the device, for which nothing waits in between."""
+        order = order.cpu()
+        labels = self._labels.index_select(0, order).to(self._device).split(batch_size)
+        places = self._at(order)
+        if self._streams:
+            return zip(stream(self._stored, places.split(batch_size), self._device), labels, strict=True)
+        # On the CPU 20 times faster than images[places].
+        images = (self._stored.index_select(0, at) for at in places.to(self._stored.device).split(batch_size))
+        return zip(images, labels, strict=True)
+
+    def _at(self, indices: Tensor) -> Tensor:
+        return indices if self._places is None else self._places.index_select(0, indices)
+
+    def _gathered(self) -> Tensor:
+        """The images where they are stored."""
+        return self._stored if self._places is None else self._stored.index_select(0, self._places.to(self._stored.device))
+
+    def _changed(self, **changes: Any) -> Split:
+        other = copy(self)
+        vars(other).update(changes)
+        return other
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,12 +159,12 @@ class DataSet:
     def __post_init__(self):
         if len(self.classes) < 2:
             raise WorkbookError(f"{self.name} has {len(self.classes)} class, {self.classes}; expected at least two")
-        shapes = [tuple(split.images.shape[1:]) for split in (self.train, self.test)]
+        shapes = [split.image_shape for split in (self.train, self.test)]
         if shapes[0] != shapes[1]:
             raise WorkbookError(f"{self.name} has training images {shapes[0]} but test images {shapes[1]}")
         if shapes[0][1] != shapes[0][2]:
             raise WorkbookError(f"{self.name} has images of {_pixels(shapes[0])}; expected square ones")
-        for what, labels in (("training", self.train.labels), ("test", self.test.labels)):
+        for what, labels in (("training", self.train.labels_on_host), ("test", self.test.labels_on_host)):
             if not len(labels):
                 raise WorkbookError(f"{self.name} has no {what} images")
             least, most = int(labels.min()), int(labels.max())
@@ -93,11 +177,11 @@ class DataSet:
 
     @property
     def channels(self) -> int:
-        return self.train.images.shape[1]
+        return self.train.image_shape[0]
 
     @property
     def image_size(self) -> int:
-        return self.train.images.shape[2]
+        return self.train.image_shape[1]
 
     @property
     def augmentation(self) -> Augmentation:
@@ -112,9 +196,12 @@ class DataSet:
         """Mean and standard deviation of each channel over the training images in [0, 1]."""
         levels = torch.arange(256, dtype=torch.float64) / 255
         means, deviations = [], []
-        for channel in self.train.images.unbind(dim=1):
-            # Counting the 256 levels is exact and needs no float copy of the images.
-            weights = torch.bincount(channel.flatten(), minlength=256).cpu() / channel.numel()
+        # Counting the 256 levels is exact, part by part, and needs no copy of the images.
+        counts = torch.zeros(self.channels, 256, dtype=torch.int64)
+        for images, _ in self.train.in_batches(torch.arange(len(self.train)), IMAGES_AT_ONCE):
+            counts += torch.stack([torch.bincount(each.flatten(), minlength=256) for each in images.unbind(dim=1)]).cpu()
+        for count in counts:
+            weights = count / count.sum()
             mean = (weights * levels).sum()
             means.append(mean.item())
             deviations.append((weights * (levels - mean) ** 2).sum().sqrt().item())
@@ -127,7 +214,7 @@ class DataSet:
         crop = f"random crop after zero padding of {self.crop_padding}" if self.crop_padding else "no crop"
         return "\n".join(
             [
-                f"{self.name}: {self.num_classes} classes, {_pixels(self.train.images.shape[1:])}",
+                f"{self.name}: {self.num_classes} classes, {_pixels(self.train.image_shape)}",
                 f"training      {_counts(self.train, self.classes)}",
                 f"test          {_counts(self.test, self.classes)}",
                 *skipped,
@@ -152,7 +239,7 @@ def _pixels(shape: Sequence[int]) -> str:
 
 def _counts(split: Split, classes: Sequence[str]) -> str:
     """Such as "5,000 images: 10 classes x 500"; unequal counts are listed where they are few, else as a range."""
-    counts = torch.bincount(split.labels.cpu(), minlength=len(classes)).tolist()
+    counts = torch.bincount(split.labels_on_host, minlength=len(classes)).tolist()
     total = f"{len(split):,} images: "
     least, most = min(counts), max(counts)
     if least == most:
@@ -172,10 +259,10 @@ def _rank_in_class(labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
 
 
 def hold_out(split: Split, fraction: float, generator: torch.Generator) -> tuple[Split, Split]:
-    """(kept, held): disjoint and together the split; `held` has that fraction of each class, to within one image."""
+    """(kept, held): disjoint parts of the split; `held` has that fraction of each class, to within one image."""
     if not 0 < fraction < 1:
         raise WorkbookError(f"the fraction to hold out lies between 0 and 1; got {fraction}")
-    labels = split.labels.cpu()
+    labels = split.labels_on_host
     order = torch.randperm(len(split), generator=generator)
     order = order[labels[order].argsort(stable=True)]
     # Shuffled inside each class and class after class, every 1/fraction-th image is held. Without the small number,
@@ -185,7 +272,7 @@ def hold_out(split: Split, fraction: float, generator: torch.Generator) -> tuple
     if is_held.all() or not is_held.any():
         raise WorkbookError(f"holding out {fraction:g} of {len(split)} images leaves one part empty")
     kept, held = order[~is_held].sort().values, order[is_held].sort().values
-    return split.subset(kept), split.subset(held)
+    return split.part(kept), split.part(held)
 
 
 def halves(split: Split, generator: torch.Generator) -> tuple[Split, Split]:
@@ -271,19 +358,17 @@ class Batches:
         return (len(self.split) if self.drop_last else len(self.split) + self.batch_size - 1) // self.batch_size
 
     def __iter__(self) -> Iterator[tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]]:
-        device = self.split.images.device
-        order = torch.randperm(len(self.split), generator=self.generator).to(device)
+        order = torch.randperm(len(self.split), generator=self.generator)
         drawn = None
         if self.augmentation is not None:
-            drawn = self.augmentation.draw(len(self.split), self.generator).to(device)
-        return (self._batch(order, drawn, slice(i * self.batch_size, (i + 1) * self.batch_size)) for i in range(len(self)))
+            drawn = self.augmentation.draw(len(self.split), self.generator).to(self.split.device)
+        batches = self.split.in_batches(order[: len(self) * self.batch_size], self.batch_size)
+        return (self._batch(images, labels, drawn, i * self.batch_size) for i, (images, labels) in enumerate(batches))
 
-    def _batch(self, order: Tensor, drawn: Tensor | None, part: slice) -> tuple[Tensor, Tensor]:
-        batch = self.split.subset(order[part])
-        images = batch.images
+    def _batch(self, images: Tensor, labels: Tensor, drawn: Tensor | None, start: int) -> tuple[Tensor, Tensor]:
         if self.augmentation is not None and drawn is not None:
-            images = self.augmentation.apply(images, drawn[part])
-        return unit_interval(images), batch.labels
+            images = self.augmentation.apply(images, drawn[start : start + len(images)])
+        return unit_interval(images), labels
 
 
 # ------------------------------------------------------------------------------------------------------------- loaders
@@ -437,7 +522,7 @@ def load(
         most = min(limit, MOST_IMAGES)  # a tensor is compared with no larger number
         splits = [split.subset((_rank_in_class(split.labels) < most).nonzero().flatten()) for split in splits]
     train, test = splits
-    there = train.images.shape[3]
+    there = train.image_shape[2]
     if size not in (None, there):
         raise WorkbookError(f"{name} has {there}x{there} pixels; a size is for image files, got {size}")
     return DataSet(

@@ -13,6 +13,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,11 @@ class Experiment:
             return ""
         return f"what follows may differ in its last bits from an uninterrupted run: {'; '.join(changed)}"
 
+    @cached_property
+    def learnt_from(self) -> DataSet:
+        """The data with training images for work on the device, brought there once for search and trainings."""
+        return replace(self.data, train=self.data.train.to(self.device))
+
     # -- search ------------------------------------------------------------------------------------------------------
 
     @property
@@ -82,7 +88,7 @@ class Experiment:
         """
         if self.source is not None:
             raise WorkbookError(f"run {self.run.name!r} searches nothing: its architecture is that {self.source.about}")
-        return Searcher(self.data, self.preset.search, seed=self.seed, device=self.device, group=group)
+        return Searcher(self.learnt_from, self.preset.search, seed=self.seed, device=self.device, group=group)
 
     def genotype(self) -> Genotype:
         """What the search found. Raises FileNotFoundError where it has not ended."""
@@ -146,7 +152,7 @@ class Experiment:
     def trainer(self, name: str, group: Group = ALONE) -> Trainer:
         """The training of one of `networks_to_train`, or of any published architecture."""
         blueprint, config = self.network_to_train(name)
-        return Trainer(blueprint, self.data, config, seed=self.seed, device=self.device, name=name, group=group)
+        return Trainer(blueprint, self.learnt_from, config, seed=self.seed, device=self.device, name=name, group=group)
 
     def trained(self) -> dict[str, Path]:
         """Folder of the weights of each network trained so far: `best` of each, and `last` of the found one where it is another."""
@@ -171,7 +177,7 @@ class Experiment:
         """The test images of this profile: the first so many of one fixed shuffled order."""
         wanted = self.preset.evaluation.test_images if num_images is None else num_images
         order = torch.randperm(len(self.data.test), generator=generator("test images"))
-        return self.data.test.subset(order[:wanted]).to(self.device)
+        return self.data.test.part(order[:wanted]).to(self.device)
 
     def white_box(self, name: str, network: Classifier) -> Evaluator:
         """Natural accuracy and every attack of the profile, crafted on the network itself."""
@@ -365,7 +371,7 @@ def checksum_of(data: DataSet) -> str:
     """A checksum of classes, images and labels, in training and test; 0.1 s for each 100 MB."""
     values = hashlib.sha256(repr(data.classes).encode())
     for split in (data.train, data.test):
-        values.update(repr(tuple(split.images.shape)).encode())
+        values.update(repr((len(split), *split.image_shape)).encode())
         for tensor in (split.images, split.labels):
             values.update(tensor.cpu().contiguous().numpy().data)
     return values.hexdigest()[:16]

@@ -30,6 +30,7 @@ def search(run: str, *, device: str = "auto", sync_batch_norm: bool = False, **o
         compute_as_asked()
         experiment = group.after_first(lambda: open_experiment(run, device=own_device, **opening))
         _set_up(experiment, group)
+        _tell_placement(experiment, group)
         follow(run_epochs(experiment.searcher(group), experiment.search_folder), group)
         return experiment
 
@@ -49,6 +50,7 @@ def train(
         compute_as_asked()
         experiment = group.after_first(lambda: find_experiment(run, device=own_device, **places))
         _set_up(experiment, group)
+        _tell_placement(experiment, group)
         for name in experiment.chosen(networks):
             if group.is_first:
                 print(name, flush=True)
@@ -83,6 +85,11 @@ def _set_up(experiment: Experiment, group: Group) -> None:
     experiment.use_its_threads()
     if (changed := experiment.changed_since_begun()) and group.is_first:
         print("warning:", changed)
+
+
+def _tell_placement(experiment: Experiment, group: Group) -> None:
+    if group.is_first:
+        print(experiment.learnt_from.train.placement, flush=True)
 
 
 def in_processes(count: int, arguments: Sequence[str]) -> None:

@@ -185,10 +185,9 @@ def measuring(
     totals = {"natural_loss": 0.0, "natural_accuracy": 0.0, "adversarial_loss": 0.0, "adversarial_accuracy": 0.0}
     model.eval()
     try:
-        for start in range(0, len(split), batch_size):
+        for images, labels in split.in_batches(torch.arange(len(split)), batch_size):
             with inside():
-                images = unit_interval(split.images[start : start + batch_size])
-                labels = split.labels[start : start + batch_size]
+                images = unit_interval(images)
                 images, labels, noise = group.share(images, labels, uniform_noise(images, noise_from))
                 if len(labels):
                     attacked = attack(model, images, labels, noise=noise)
@@ -247,8 +246,7 @@ class Trainer:
         self.name = blueprint.name if name is None else name
         self.classes, self.eps = data.classes, data.eps
         self.device = torch.device(device)
-        kept, held = hold_out(data.train, config.held_out, generator("hold-out", seed))
-        self.train, self.held_out = kept.to(self.device), held.to(self.device)
+        self.train, self.held_out = hold_out(data.train.to(self.device), config.held_out, generator("hold-out", seed))
         self.num_batches = whole_batches(self.train, config.batch_size, "the training set", group)
         self.augmentation = Augmentation(crop_padding=data.crop_padding, flip=data.flip)
         self.noise_from = generator("training", seed)
@@ -368,7 +366,7 @@ class Trainer:
         It is made from fresh weights, so that nothing depends on when training was stopped and taken up again.
         """
         if self._source is None:
-            like = unit_interval(self.train.images[:NUM_LIKE])
+            like = unit_interval(self.train.first(NUM_LIKE)[0])
             with seeded("weights", self.seed), torch.no_grad():
                 twin = self.blueprint.build().to(self.device)
                 twin(like)  # statistics that are not 0 and 1
@@ -454,7 +452,7 @@ class Trainer:
             "data": {
                 "name": self.data_name,
                 "classes": list(self.classes),
-                "image_size": self.train.images.shape[2],
+                "image_size": self.train.image_shape[1],
                 "images": len(self.train),
                 "eps": self.eps,
             },

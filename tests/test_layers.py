@@ -24,6 +24,7 @@ FLOORS = {
     "capture": 1,
     "distributed": 1,
     "runs": 1,
+    "streaming": 1,
     "image_files": 1,
     "paper": 2,
     "history": 2,

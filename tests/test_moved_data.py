@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dsara_lib import experiment
-from dsara_lib.data import load
+from dsara_lib.data import Split, load
 from dsara_lib.errors import WorkbookError
 from dsara_lib.experiment import IDENTITY, checksum_of, find_experiment, open_experiment
 
@@ -111,7 +111,7 @@ def test_a_run_made_before_there_were_checksums_opens_by_name_and_gets_one(tmp_p
 
 def test_a_data_set_with_a_name_whose_images_were_altered_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = open_experiment("two", limit=4, device="cpu", results=tmp_path).data
-    altered = replace(digits, name="digits", train=replace(digits.train, labels=digits.train.labels.flip(0)))
+    altered = replace(digits, name="digits", train=Split(images=digits.train.images, labels=digits.train.labels.flip(0)))
     monkeypatch.setattr(experiment, "load", lambda *_, **__: altered)
     with pytest.raises(WorkbookError, match="those of digits have the checksum"):
         open_experiment("two", limit=4, device="cpu", results=tmp_path)
@@ -123,7 +123,7 @@ def test_a_checksum_follows_from_classes_images_and_labels_alone(tmp_path: Path)
     images = digits.test.images.clone()
     images[0, 0, 0, 0] ^= 1
     others = [
-        replace(digits, test=replace(digits.test, images=images)),
+        replace(digits, test=Split(images=images, labels=digits.test.labels)),
         replace(digits, train=digits.test, test=digits.train),
         replace(digits, classes=("nought", *digits.classes[1:])),
     ]

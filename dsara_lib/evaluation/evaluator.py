@@ -76,6 +76,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, indices: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]]:
+        """Images and labels at these indices."""
+        return self.images[indices.to(self.images.device)], self.labels[indices.to(self.labels.device)]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -267,9 +271,10 @@ class Evaluator:
 
     def _unattacked(self, source: nn.Module, count: int) -> dict[str, float]:
         """How far the first images reach as they are."""
-        images = self.split.images[:count]
-        images = (images if images.is_floating_point() else unit_interval(images)).to(dtype_of(source))
-        return reach(images, images)
+        images, _ = self.split.take(torch.arange(count))
+        ends = torch.stack([images.amin(), images.amax()]).view(2, 1, 1, 1)  # all as floats would take much memory
+        ends = (ends if ends.is_floating_point() else unit_interval(ends)).to(dtype_of(source))
+        return reach(ends, ends)
 
     def _count(self, name: str) -> int:
         """Of how many images a row is asked."""
@@ -291,12 +296,10 @@ class Evaluator:
         return len(self._todo(self.tasks[self._task]))
 
     def _batch(self, task: Task, indices: Tensor) -> None:
-        at = indices.to(self.split.images.device)
-        chosen = self.split.images.index_select(0, at)
+        chosen, labels = self.split.take(indices)
         images = chosen if chosen.is_floating_point() else unit_interval(chosen)
-        labels = self.split.labels.index_select(0, at)
         dtype = dtype_of(task.row.source)
-        for name, attacked in self._craft(task, images.to(dtype), labels, Draws(self.seed, at)).items():
+        for name, attacked in self._craft(task, images.to(dtype), labels, Draws(self.seed, indices.to(images.device))).items():
             reached = reach(attacked, images.to(dtype))
             before = self._reached.setdefault(name, reached)
             for key, worst in (("change", max), ("low", min), ("high", max)):
@@ -537,4 +540,4 @@ def checksum(*tensors: Tensor) -> str:
 
 
 def _hash(state: Any, tensor: Tensor) -> None:
-    state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    state.update(tensor.detach().cpu().contiguous().numpy().data)

@@ -101,8 +101,8 @@ class PathScores:
 
         The squared Frobenius norm of the difference of their matrices, as RobNet has it.
         """
-        images = unit_interval(self.validation.images[: self.batch_size])
-        labels = self.validation.labels[: self.batch_size]
+        images, labels = self.validation.first(self.batch_size)
+        images = unit_interval(images)
         noise = uniform_noise(images, generator("measure", self.seed))
         with self.at(path, self.statistics(path)), torch.no_grad():
             attacked = self.passes.craft(images, labels, noise).clone()

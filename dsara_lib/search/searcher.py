@@ -67,14 +67,14 @@ class Searcher:
         self.group = group
         self.config, self.seed, self.data_name = config, seed, data.name
         self.device = torch.device(device)
-        weights_half, alphas_half = halves(sample(data.train, config.images, generator("images", seed)), generator("halves", seed))
-        self.weights_half, self.alphas_half = weights_half.to(self.device), alphas_half.to(self.device)
+        images = sample(data.train, config.images, generator("images", seed)).to(self.device)
+        self.weights_half, self.alphas_half = halves(images, generator("halves", seed))
         self.num_batches = min(
             whole_batches(self.weights_half, config.batch_size, "the weights' half", group),
             whole_batches(self.alphas_half, config.batch_size, "the alphas' half", group),
         )
-        shown = torch.randperm(len(alphas_half), generator=generator("validation", seed))[: config.validation_images]
-        self.validation = alphas_half.subset(shown).to(self.device)
+        shown = torch.randperm(len(self.alphas_half), generator=generator("validation", seed))[: config.validation_images]
+        self.validation = self.alphas_half.part(shown)
         self.augmentation = Augmentation(crop_padding=data.crop_padding, flip=data.flip)
         self.noise_from = generator("search", seed)
         self._graphs, self._images = graphs, (data.num_classes, data.channels)

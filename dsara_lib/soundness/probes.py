@@ -104,12 +104,11 @@ class Subject:
         self.network, self.eps, self.batch_size = network, eps, batch_size
         self.found_training = sum(module.training for module in network.modules())
         self.indices = torch.linspace(0, len(split) - 1, min(num_images, len(split))).round().long()
-        at = self.indices.to(split.images.device)
         weight = next((p for p in network.parameters() if p.is_floating_point()), None)
-        images = split.images[at]
+        images, labels = split.take(self.indices)
         images = images if images.is_floating_point() else unit_interval(images)
         self.images = images if weight is None else images.to(weight)
-        self.labels = split.labels[at].to(self.images.device)
+        self.labels = labels.to(self.images.device)
 
     def __len__(self) -> int:
         return len(self.labels)
