@@ -86,11 +86,12 @@ def foreign(tree: ast.AST, file: Path) -> set[str]:
 
 
 def at_import(tree: ast.Module) -> Iterator[ast.AST]:
-    """All that runs when the module is imported: everything outside of functions."""
+    """All that runs when the module is imported: everything outside of functions, but for what only checkers of types read."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        typing_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not typing_only and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield node
             waiting += ast.iter_child_nodes(node)
 
