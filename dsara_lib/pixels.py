@@ -33,11 +33,15 @@ def decoded(content: bytes, formats: tuple[str, ...], size: int | None = None) -
 
     Pillow fails in many ways: raises any Exception where the bytes are no whole image, ValueError where it cannot be taken.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if not content:
         raise EOFError("the file is empty")
-    with Image.open(io.BytesIO(content), formats=formats) as image:
+    try:
+        opened = Image.open(io.BytesIO(content), formats=formats)
+    except UnidentifiedImageError:  # its own words name an object in memory
+        raise ValueError(f"it is none of {', '.join(sorted(formats))}") from None
+    with opened as image:
         if max(image.size) > LARGEST_SIDE:
             raise ValueError(f"it has {image.size[0]}x{image.size[1]} pixels, more than {LARGEST_SIDE} on a side")
         if size is not None:
