@@ -134,8 +134,7 @@ def _pareto(record: Record) -> plots.Figure:
 
 
 FIGURES: dict[str, tuple[str, Callable[[Record], bytes]]] = {
-    "cell_accurate": ("The found accurate cell: edges carry their operation and softmaxed alpha", partial(_cell, "accurate")),
-    "cell_robust": ("The found robust cell", partial(_cell, "robust")),
+    "cell_robust": ("The found robust cell: edges carry their operation and softmaxed alpha", partial(_cell, "robust")),
     "alpha_lines": (
         "Softmaxed alphas over the search, the stage change marked",
         _png(lambda record: plots.alpha_lines(record.alphas, record.search.epochs)),
@@ -146,10 +145,6 @@ FIGURES: dict[str, tuple[str, Callable[[Record], bytes]]] = {
     ),
     "accuracy_by_attack": ("Accuracy of each network under each attack, with Wilson intervals", _png(_accuracies)),
     "pareto": ("Natural against PGD20 accuracy: hollow the paper's, filled measured here", _png(_pareto)),
-    "transfer_matrix": (
-        "Accuracy of each network on images attacked on each other one",
-        _png(lambda record: plots.transfer_matrix(record.matrices[MAIN_ATTACK])),
-    ),
     "soundness_board": (
         "The soundness board: twenty checks of each network",
         _png(lambda record: plots.soundness_board(record.boards)),
