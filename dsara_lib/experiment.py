@@ -316,7 +316,7 @@ def open_experiment(
     # A run that says nothing of channels has three, also one of an earlier version on images that are all grey.
     colour = made is not None and made.get("channels") != 1
     loaded = load(data, root=data_root, limit=limit, size=size, skip_unreadable=skip_unreadable, colour=colour)
-    preset = fit(taken.applied(preset, loaded) if taken else preset, loaded)
+    preset = fit(taken.applied(preset, loaded, changes) if taken else preset, loaded)
     chosen: dict[str, Any] = {"profile": profile, "changes": changes, "data": portable(data, results), "limit": limit, "seed": seed}
     grey = 1 if loaded.channels == 1 else None
     special: dict[str, Any] = {"variant": variant, "size": size, "skip_unreadable": skip_unreadable, "channels": grey}

@@ -26,6 +26,7 @@ FLOORS = {
     "runs": 1,
     "streaming": 1,
     "image_files": 1,
+    "example_pictures": 2,
     "paper": 2,
     "history": 2,
     "data": 2,

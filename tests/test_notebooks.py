@@ -113,7 +113,7 @@ def test_notebook_takes_the_run_and_its_places(path):
         assert parameters == FIRST | {"RESULTS": "str", "DATA_ROOT": "str"} | {
             k: v for k, v in parameters.items() if k not in FIRST
         }
-    made_here = {"07": "transfer"}  # beside the demo's run, which has a search of its own
+    made_here = {"07": "transfer", "10": "own-images"}  # beside the demo's run, which has a search of its own
     assert ast.literal_eval(notebooks.parameters_of(path)["RUN"][1]) == made_here.get(path.stem[:2], "demo")
 
 

@@ -68,6 +68,8 @@ def test_a_published_architecture_and_a_file_give_theirs(results: Path, name: st
     of_file = opened(results, str(path), "of-a-file")
     assert of_file.network_to_train("found")[0].space == zoo.load(name).space
     assert name not in published.preset.baselines
+    chosen = open_experiment("chosen", changes="baselines=AdvRush", source=name, limit=4, results=results, device="cpu")
+    assert chosen.preset.baselines == ("AdvRush",)
 
 
 def test_a_run_without_a_search_searches_nothing_and_says_from_where_it_has_its_architecture(results: Path) -> None:

@@ -50,14 +50,16 @@ class Source:
         """The method that found it, where that is another than the profile's."""
         return str(self.opened.get("variant", ""))
 
-    def applied(self, preset: Preset, data: DataSet) -> Preset:
-        """The preset with the search that found it, and beside it what Table 3 has on these data."""
+    def applied(self, preset: Preset, data: DataSet, changes: str = "") -> Preset:
+        """The preset with the search that found it, and beside it what Table 3 has on these data, unless `changes` name others."""
         if self.kind == RUN:
             search = make_preset(self.opened["profile"], self.opened["changes"], self.variant).search
         else:
             space = zoo.load(self.name).space if self.kind == PUBLISHED else space_of(self.genotype)
             search = replace(preset.search, space=space)
         beside = tuple(SMALL_STEM.get(name, name) for name in beside_on(data.name) if name != self.name)
+        if any(change.startswith("baselines=") for change in changes.split()):
+            beside = preset.baselines
         return at_the_size_for(replace(preset, search=search, baselines=beside), data)
 
 
