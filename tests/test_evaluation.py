@@ -446,7 +446,7 @@ def other_weights() -> Evaluator:
 
 
 def other_images() -> Evaluator:
-    return evaluator(network(), split=replace(DATA.test, images=DATA.test.images.flip(0)))
+    return evaluator(network(), split=Split(images=DATA.test.images.flip(0), labels=DATA.test.labels))
 
 
 def other_seed() -> Evaluator:
@@ -597,7 +597,7 @@ def test_images_that_are_none_are_refused_in_a_sentence():
         with pytest.raises(WorkbookError, match=says):
             evaluate(linear(), wrong, ATTACKS)
     with pytest.raises(WorkbookError, match="3 logits for classes 0 to 2; labels are 1 to 3"):
-        evaluate(linear(), replace(DATA.test, labels=labels + 1), ATTACKS)
+        evaluate(linear(), Split(images=DATA.test.images, labels=labels + 1), ATTACKS)
     assert len(Images(images=images, labels=labels)) == 12
     with pytest.raises(WorkbookError, match="unknown engine 'pyautoatack'; did you mean 'pyautoattack'"):
         evaluate(linear(), DATA.test, ATTACKS, engine="pyautoatack")
@@ -615,7 +615,7 @@ def test_rows_say_what_they_stand_on_and_only_like_is_compared_with_like():
     }  # fmt: skip
     assert incomparable(row, found(model=linear(1)).rows()[1]) == []
     assert one.compare(found(model=linear(1), seed=3), "PGD").both <= 12  # another network, other noise
-    flipped = replace(DATA.test, images=DATA.test.images.flip(3))
+    flipped = Split(images=DATA.test.images.flip(3), labels=DATA.test.labels)
     pgd = PGD(eps=0.1, step_size=0.05, steps=2)
     for key, other in {
         "data": found(data="other"),
