@@ -14,7 +14,7 @@ from .runs import write_atomically
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-COUNTS = {"circle": (60, 20), "square": (60, 20), "triangle": (25, 10)}  # of training and test
+COUNTS = {"circle": (100, 40), "square": (100, 40), "triangle": (40, 16)}  # of training and test
 SIZES = (24, 48)  # least and most pixels of a side
 BROKEN = "train/square/broken.png"
 ORIENTATION, TURNED = 274, 6  # of EXIF: the camera was held upright

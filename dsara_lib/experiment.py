@@ -31,7 +31,7 @@ from .runs import RUN_NAME, Run, RunStore, environment, generator, read_json
 from .search import Searcher
 from .soundness import Check, board, probe, save
 from .soundness import load as load_board
-from .training import TrainConfig, Trainer, load_card, load_network, natural
+from .training import TrainConfig, Trainer, few_steps, load_card, load_network, natural
 
 FOUND, LAST = "found", "last"
 TWINS = (FOUND, f"{FOUND}-natural")  # of which the accuracy is measured against the radius
@@ -68,6 +68,10 @@ class Experiment:
         if not changed:
             return ""
         return f"what follows may differ in its last bits from an uninterrupted run: {'; '.join(changed)}"
+
+    def warnings(self) -> list[str]:
+        """What a reader should know before anything is done."""
+        return [words for words in (self.changed_since_begun(), few_steps(self.preset.training, len(self.data.train))) if words]
 
     @cached_property
     def learnt_from(self) -> DataSet:

@@ -38,10 +38,11 @@ BEGUN = "_begun"  # in a notebook's namespace: its parameters have been checked
 # -- in a notebook -----------------------------------------------------------------------------------------------------
 
 
-def begin(names: dict[str, Any]) -> Experiment:
+def begin(names: dict[str, Any], changes: str = "") -> Experiment:
     """Check the notebook's parameters and open its run: `experiment = begin(globals())`.
 
-    With PROFILE among the parameters the run is made or gone on with; without, it must exist. Raises WorkbookError.
+    With PROFILE among the parameters the run is made or gone on with; without, it must exist. `changes` are the notebook's own;
+    those among its parameters come after them. Raises WorkbookError.
     """
     from .capture import compute_as_asked
     from .experiment import find_experiment, open_experiment
@@ -62,7 +63,7 @@ def begin(names: dict[str, Any]) -> Experiment:
             size=given.get("SIZE") or None,
             skip_unreadable=given.get("SKIP_UNREADABLE", False),
             seed=given.get("SEED", 0),
-            changes=given["CHANGES"],
+            changes=" ".join(filter(None, [changes, given["CHANGES"]])),
             variant=given.get("VARIANT", ""),
             source=given.get("FROM", ""),
             device=given["DEVICE"],
@@ -71,8 +72,8 @@ def begin(names: dict[str, Any]) -> Experiment:
     else:
         experiment = find_experiment(given["RUN"], device=given["DEVICE"], **places)
     experiment.use_its_threads()
-    if changed := experiment.changed_since_begun():
-        print("warning:", changed)
+    for words in experiment.warnings():
+        print("warning:", words)
     return experiment
 
 

@@ -83,8 +83,8 @@ def evaluate(
 
 def _set_up(experiment: Experiment, group: Group) -> None:
     experiment.use_its_threads()
-    if (changed := experiment.changed_since_begun()) and group.is_first:
-        print("warning:", changed)
+    for words in experiment.warnings() if group.is_first else ():
+        print("warning:", words)
 
 
 def _tell_placement(experiment: Experiment, group: Group) -> None:

@@ -34,6 +34,7 @@ from .shapes import Float, Int
 
 CARD_SCHEMA = 1
 STORED = ("float32", "float16")  # the second rounds kernels and matrices, and keeps what belongs to a channel as it is
+FEWEST_STEPS = 60  # of a training
 NUM_LIKE = 8  # images on which the prepared network is compared
 
 
@@ -212,6 +213,20 @@ def cut_out(images: Float[Tensor, "n c h w"], size: int, noise_from: torch.Gener
     half = size // 2
     inside = (y >= -half) & (y < size - half) & (x >= -half) & (x < size - half)
     return images.masked_fill(inside, 0)
+
+
+def few_steps(config: TrainConfig, num_images: int) -> str:
+    """A sentence where a training on so many images ends before batch norm's running statistics can be right; else "".
+
+    They forget a tenth with each step: after 20 steps a deep network may be right in training and name one class in evaluation.
+    """
+    steps = config.epochs * (round(num_images * (1 - config.held_out)) // config.batch_size)
+    if steps >= FEWEST_STEPS:
+        return ""
+    return (
+        f"{config.epochs} epochs of {num_images:,} images are {steps} steps of {config.batch_size}; batch norm's statistics "
+        f"take some {FEWEST_STEPS} to follow: lower training.batch_size or raise training.epochs"
+    )
 
 
 class Trainer:

@@ -228,7 +228,7 @@ def test_what_a_notebook_imports_exists(path):
 
 @every
 def test_notebook_begins_its_experiment_right_after_the_parameters(path):
-    assert "begin(globals())" in source(code(path)[1])
+    assert "begin(globals()" in source(code(path)[1])
 
 
 @numbered
@@ -278,7 +278,7 @@ def test_a_whole_number_may_stand_for_a_fractional_one():
 def test_begin_may_run_again_after_the_reader_made_names_in_capitals(monkeypatch):
     import dsara_lib.experiment
 
-    opened = types.SimpleNamespace(use_its_threads=lambda: None, changed_since_begun=lambda: "")
+    opened = types.SimpleNamespace(use_its_threads=lambda: None, warnings=lambda: [])
     monkeypatch.setattr(dsara_lib.experiment, "find_experiment", lambda run, **places: opened)
     space = {"__annotations__": {"RUN": str, "DEVICE": str}, "RUN": "demo", "DEVICE": "cpu"}
     assert notebooks.begin(space) is opened

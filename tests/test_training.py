@@ -34,6 +34,7 @@ from dsara_lib.training import (
     TrainConfig,
     Trainer,
     add_measurements,
+    few_steps,
     load_card,
     load_network,
     measure,
@@ -415,6 +416,12 @@ def test_fewer_images_than_a_batch_are_refused():
 def test_useless_settings_are_refused_by_name(wrong):
     with pytest.raises(WorkbookError, match=next(iter(wrong))):
         TrainConfig(**wrong)
+
+
+def test_a_training_of_few_steps_is_told_with_what_to_change():
+    config = replace(TRAIN, epochs=10, batch_size=20, held_out=0.25)
+    assert few_steps(config, 160) == ""
+    assert "10 epochs of 100 images are 30 steps of 20" in few_steps(config, 100)
 
 
 # ----------------------------------------------------------------------------------------------------- a network's folder
