@@ -18,7 +18,7 @@ from dsara_lib import plots
 from dsara_lib.errors import WorkbookError
 from dsara_lib.evaluation import Evaluation
 from dsara_lib.legend import VERMILLION, darker
-from dsara_lib.plots import robustness
+from dsara_lib.plots import base, robustness
 from dsara_lib.plots.robustness import CASCADE
 
 CLASSES = ("plane", "car", "bird", "cat")
@@ -235,7 +235,7 @@ def test_cascade_shows_all_stages_on_the_images_that_all_were_asked_of() -> None
     bars = [bar.get_height() for container in ax.containers if hasattr(container, "patches") for bar in container.patches]
     np.testing.assert_allclose(bars[:5], [100 * (25 - wrong) / 25 for wrong in FALLING.values()], rtol=1e-6)
     assert ax.get_title("left") == "found: 84.0 → 12.0 %" and whole.get_title("left") == "other: 0.0 → 0.0 %"
-    assert "n = 25;" in titles(figure).replace("\n", " ") and "n = 40)" in titles(figure).replace("\n", " ")
+    assert "n = 25;" in titles(figure) and "n = 40)" in titles(figure).replace("\n", " ")
 
 
 def test_classes_and_confusion_are_of_the_images_that_were_asked() -> None:
@@ -425,3 +425,25 @@ def test_spread_draws_each_seed_and_the_mean_and_writes_the_deviation() -> None:
     assert words(attacked) == ["50.00 % (sd 0.00, 2 seeds)"]
     assert [ax.get_title("left") for ax in (natural, attacked)] == ["natural", "PGD20"]
     assert [label.get_text() for label in natural.get_yticklabels()] == ["found", "other"]
+
+
+def test_of_a_thousand_classes_confusion_shows_those_with_most_errors_and_all_others_together() -> None:
+    names = tuple(f"class number {i:04}" for i in range(1000))
+    labels = torch.arange(1000).repeat(2)
+    taken = labels.clone()
+    taken[[7, 1007, 500]] = torch.tensor([9, 9, 7])
+    many = Evaluation(network="n", data="d", eps=0.1, classes=names, labels=labels, predictions={"natural": taken})
+    figure = plots.confusion(many, "natural")
+    ax = figure.axes[0]
+    shown = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(shown) == 21 and {names[7], names[9], names[500]} < set(shown) and shown[-1] == "all others"
+    assert "the 20 classes with most errors: most frequent error: class number 0007" in titles(figure)
+    percent = ax.images[0].get_array()
+    assert percent[shown.index(names[7])].tolist()[shown.index(names[9])] == 100 and percent[-1, -1] == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("cat", "cat"), ("golden retriever", "golden…riever"), ("class number 0017", "class …r 0017")]
+)
+def test_long_names_of_classes_keep_their_beginning_and_their_end_under_images(name: str, shown: str) -> None:
+    assert base.brief(name) == shown and len(shown) <= 13

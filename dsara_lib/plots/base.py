@@ -247,5 +247,10 @@ def chance_line(ax: Axes, chance: float | None) -> None:
         note(ax, "chance", (1, 100 * chance), (-2, 1), ("axes fraction", "data"), "#6A6A6A", **look)
 
 
+def brief(name: str, most: int = 13) -> str:
+    """A class's name where there is room for so many letters: of a longer one the beginning and the end, which tell more."""
+    return name if len(name) <= most else f"{name[: (most - 1) // 2]}…{name[-(most // 2) :]}"
+
+
 def as_numpy(values: Any) -> np.ndarray:
     return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)

@@ -29,6 +29,7 @@ from .base import (
     Figure,
     Records,
     as_numpy,
+    brief,
     chance_line,
     epoch_axis,
     last_epoch,
@@ -92,7 +93,7 @@ def images_grid(images: Any, labels: Any, classes: Sequence[str], columns: int =
         ax.axis("off")
     for ax, picture, label in zip(axes.flat, pictures, as_numpy(labels), strict=False):
         ax.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        ax.set_title(classes[int(label)], fontsize=6, loc="center", pad=2)
+        ax.set_title(brief(classes[int(label)]), fontsize=6, loc="center", pad=2)
     return figure
 
 
@@ -131,7 +132,7 @@ def adversarial_examples(
             for spine in ax.spines.values():
                 spine.set(visible=True, color=color, linewidth=0.6 if predictions is None else 1.6)
             if predictions is not None:
-                words = f"{'✓' if right else '✗'} {classes[int(predictions[index])]}"
+                words = f"{'✓' if right else '✗'} {brief(classes[int(predictions[index])])}"
                 ax.set_xlabel(words, color=darker(color), fontsize=6.5, labelpad=2)
         line[0].set_ylabel(name)
     figure.supxlabel(

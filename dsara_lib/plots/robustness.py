@@ -16,13 +16,14 @@ from matplotlib.patches import Patch, Rectangle
 from ..data import eps_text
 from ..errors import WorkbookError
 from ..legend import BLUE, CYCLE, GREEN, GREY, INK, MARKERS, ORANGE, VERMILLION, darker, paler
-from .base import HEAT, LINES, ONE_COLUMN, TWO_COLUMNS, Figure, Records, as_numpy, chance_line, new_figure, note, styled
+from .base import HEAT, LINES, ONE_COLUMN, TWO_COLUMNS, Figure, Records, as_numpy, brief, chance_line, new_figure, note, styled
 from .evaluation import adversarial_examples
 
 CASCADE = ("natural", "APGD-CE", "+APGD-T", "+FAB-T", "AutoAttack")
 VERDICTS = {"pass": ("✓", GREEN), "warn": ("!", ORANGE), "fail": ("✗", VERMILLION), "skipped": ("–", GREY)}
 FALL: dict[str, Any] = {"color": paler(VERMILLION, 0.6), "edgecolor": VERMILLION, "hatch": "/////", "linewidth": 0.6}
 MANY = 20  # classes; of more, the best and the worst ten are shown
+SEEN = 250  # classes of a confusion matrix whose cells can still be seen
 LEVEL = 0.01  # a loss that gains less than this share of its whole rise over the last tenth of the steps has levelled off
 
 
@@ -181,7 +182,7 @@ def worst_images(
     figure = adversarial_examples(as_numpy(clean)[worst], as_numpy(attacked)[worst], true, true, taken, classes, eps)
     natural, _, adversarial = np.reshape(np.array(figure.axes), (3, len(worst)))
     for top, bottom, index in zip(natural, adversarial, worst, strict=True):
-        top.set_xlabel(classes[int(labels[index])], color=INK, fontsize=6.5, labelpad=2)
+        top.set_xlabel(brief(classes[int(labels[index])]), color=INK, fontsize=6.5, labelpad=2)
         for spine in top.spines.values():
             spine.set(color=GREY, linewidth=0.6)
         bottom.set_xlabel(f"{bottom.get_xlabel()}\n+{margins[index]:.2f}", color=darker(VERMILLION), fontsize=6.5, labelpad=2)
@@ -256,9 +257,11 @@ def per_class(evaluations: Any, attacks: Sequence[str] | None = None) -> Figure:
 def confusion(evaluation: Any, attack: str) -> Figure:
     """What each class (row) is taken for (column) under an attack, in percent of the row; the title says the commonest error."""
     evaluation = evaluation.together([attack])
-    right, classes = evaluation.correct(attack), evaluation.classes
-    counts = np.zeros((len(classes), len(classes)), dtype=int)
+    counts = np.zeros((len(evaluation.classes),) * 2, dtype=int)
     np.add.at(counts, (as_numpy(evaluation.labels), as_numpy(evaluation.predictions[attack])), 1)
+    said = _commonest_error(counts, evaluation.classes)
+    counts, classes = _most_confused(counts, evaluation.classes)
+    part = f", the {MANY} classes with most errors" if len(classes) < len(evaluation.classes) else ""
     totals = counts.sum(axis=1)
     percent = 100 * counts / np.maximum(totals, 1)[:, None]
     small = len(classes) <= 12
@@ -281,14 +284,36 @@ def confusion(evaluation: Any, attack: str) -> Figure:
     ax.set(xlabel="predicted class", ylabel="true class")
     ax.tick_params(length=0)
     ax.grid(False)
-    errors = counts * (1 - np.eye(len(classes), dtype=int))
-    row, column = np.unravel_index(errors.argmax(), errors.shape)
-    most = f"{classes[row]} → {classes[column]}, {errors[row, column]:,} of {totals[row]:,} ({percent[row, column]:.0f} %)"
-    said = "no error" if right.all() else f"most frequent error: {most}"
-    words = f"{evaluation.network}, {attack} ({_of([evaluation])}): {said}"
+    words = f"{evaluation.network}, {attack} ({_of([evaluation])}){part}: {said}"
     ax.set_title(_wrapped(words, figure.get_figwidth() - 1 - (0.055 if small else 0.04) * max(map(len, names))))
     figure.colorbar(image, ax=ax, label="of the true class (%)", pad=0.03).outline.set_visible(False)
     return figure
+
+
+def _errors(counts: np.ndarray) -> np.ndarray:
+    return counts * (1 - np.eye(len(counts), dtype=int))
+
+
+def _commonest_error(counts: np.ndarray, classes: Sequence[str]) -> str:
+    errors, total = _errors(counts), counts.sum(axis=1)
+    row, column = np.unravel_index(errors.argmax(), errors.shape)
+    if not errors.any():
+        return "no error"
+    share = 100 * errors[row, column] / total[row]
+    return f"most frequent error: {classes[row]} → {classes[column]}, {errors[row, column]:,} of {total[row]:,} ({share:.0f} %)"
+
+
+def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
+    """As it is for so many classes as can be seen; else the classes with most errors, and all others together."""
+    if len(classes) <= SEEN:
+        return counts, classes
+    errors = _errors(counts)
+    worst = np.sort(np.argsort(-(errors.sum(axis=0) + errors.sum(axis=1)), kind="stable")[:MANY])
+    place = np.full(len(classes), MANY)
+    place[worst] = np.arange(MANY)
+    merged = np.zeros((MANY + 1, MANY + 1), dtype=int)
+    np.add.at(merged, (place[:, None], place[None, :]), counts)
+    return merged, [*(classes[each] for each in worst), "all others"]
 
 
 @styled
