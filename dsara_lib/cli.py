@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from .architecture import AnyBlueprint
 
 CHAIN = ("01", "02", "03", "04", "05", "06", "09")
+TRANSFER = ("07", "04", "05", "09")  # where the architecture comes from elsewhere
 SECONDS_BETWEEN_LINES = 10.0
+ROOT = Path(__file__).resolve().parent.parent
 RUN = ("--run", "--run-name")  # torchrun would take --run for the beginning of an option of its own
 PROFILES = "demo, cpu, short, paper, gpu or published-code"
-FULL = ("01", "02")  # notebooks that take all settings of a run; the others read them from its folder
+FULL = ("01", "02", "07")  # notebooks that take all settings of a run; the others read them from its folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="the whole chain on embedded data, in minutes")
     demo.set_defaults(command=run, profile="demo", data="digits", limit=None, seed=0, set="", variant="", device="cpu", processes=1)
-    demo.set_defaults(jobs=1, data_root="data")
+    demo.set_defaults(jobs=1, data_root="data", source="", size=None, skip_unreadable=False)
     demo.add_argument("--run", default="demo", help="name of the run folder (demo)")
     demo.add_argument("--results", default="results", help="folder of all runs (results)")
 
@@ -85,11 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     for each in (chain, found):
         each.add_argument("--profile", default="demo", help=PROFILES)
         each.add_argument("--data", default="digits", help="digits, cifar10, cifar100, svhn, tiny-imagenet or folder:PATH")
-        each.add_argument("--limit", type=int, help="images per class")
+        _add_reading(each)
         each.add_argument("--variant", default="", help="a named change of the method, such as advrush or table5-3 (none)")
         each.add_argument(*RUN, help="name of the run folder (<profile>-<data>, and the variant)")
         each.add_argument("--seed", type=int, default=0)
         each.add_argument("--set", default="", help='settings that differ, as "search.channels=8 training.epochs=3"')
+    chain.add_argument(
+        "--from", dest="source", default="", metavar="SOURCE", help="retrain this one elsewhere: a run, a name, a file"
+    )
 
     training = commands.add_parser("train", help="only the trainings of a run, without their notebook: as search")
     training.set_defaults(command=run_training)
@@ -154,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("grid", help="table4, table4-matched (all of one size), table5, methods (rivals) or zoo (Tables 1 to 3)")
     sweep.add_argument("--profile", default="demo", help=PROFILES)
     sweep.add_argument("--data", action="append", help="digits (default), cifar10, ... or folder:PATH; may be given several times")
-    sweep.add_argument("--limit", type=int, help="images per class")
+    _add_reading(sweep)
     sweep.add_argument("--name", help="beginning of the run folders' names (<grid>-<profile>-<data>)")
     sweep.add_argument("--seeds", default="0", help="one or more, as 0,1,2")
     sweep.add_argument("--rows", default="", metavar="ROW,ROW", help="only these rows")
@@ -172,13 +177,35 @@ def _parser() -> argparse.ArgumentParser:
 
     compare = commands.add_parser("compare", help="all runs beside Tables 1 to 5, and the paper's claims tested on them")
     compare.set_defaults(command=write_comparison)
+    compare.add_argument("--runs", default="", metavar="NAME,NAME", help="only these (all)")
     compare.add_argument("--results", default="results", help="folder of all runs (results)")
 
-    report = commands.add_parser("report", help="write a run's HTML report anew")
+    report = commands.add_parser("report", help="write a run's HTML report and its networks' model cards anew")
     report.set_defaults(command=write_report)
     report.add_argument("--run", default="demo")
+    report.add_argument("--readme", action="store_true", help="also the project's README and its figures, where it shows this run")
     report.add_argument("--results", default="results")
     return parser
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """What of a data set's images is read, and how."""
+    parser.add_argument("--limit", type=int, help="images per class")
+    parser.add_argument("--size", type=int, help="width and height that pictures are brought to, 8 to 224 (all have one)")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out files that are no whole image (an error)")
+
+
+def _reading(given: argparse.Namespace) -> dict[str, Any]:
+    """What was given of it, as `open_experiment` takes it."""
+    return {"limit": given.limit, "size": given.size, "skip_unreadable": given.skip_unreadable}
+
+
+def _written(options: Mapping[str, Any]) -> list[str]:
+    """Options as a command line has them; what was not given is left out."""
+    told = {
+        "--" + name.replace("_", "-"): value for name, value in options.items() if value is not False and value not in (None, "")
+    }
+    return [name if value is True else f"{name}={value}" for name, value in told.items()]
 
 
 def run(given: argparse.Namespace) -> None:
@@ -186,6 +213,8 @@ def run(given: argparse.Namespace) -> None:
     name, results = _run_name(given), Path(given.results).resolve()
     started = time.monotonic()
     print(f"run {name!r}: profile {given.profile}, data {given.data}; stop with Ctrl-C, go on with the same command", flush=True)
+    if given.variant and given.source:
+        raise WorkbookError("--variant changes a search, and --from takes an architecture that has been found; give one of them")
     if given.variant:
         from .presets import make_preset
 
@@ -194,6 +223,8 @@ def run(given: argparse.Namespace) -> None:
 
     if given.jobs > 1:
         _side_by_side(given, name)
+    elif given.source and given.processes > 1:
+        _open(given, name)  # for `train`, which goes on with a run that is there
     places = {
         "RESULTS": os.path.relpath(results, notebooks.FOLDER),
         "DATA_ROOT": os.path.relpath(given.data_root, notebooks.FOLDER),
@@ -203,12 +234,14 @@ def run(given: argparse.Namespace) -> None:
         "PROFILE": given.profile,
         "DATA": _from_notebooks(given.data),
         "LIMIT": given.limit or 0,
+        "SIZE": given.size or 0,
+        "SKIP_UNREADABLE": given.skip_unreadable,
         "SEED": given.seed,
         "CHANGES": given.set,
-        "VARIANT": given.variant,
+        **({"FROM": given.source} if given.source else {"VARIANT": given.variant}),
     }
     with _environment(), notebooks.one_kernel() as kernel:
-        for number in CHAIN:
+        for number in TRANSFER if given.source else CHAIN:
             path = notebooks.find(number)
             if given.processes > 1 and number in BEFORE:
                 BEFORE[number](given, name)
@@ -220,7 +253,8 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _run_name(given: argparse.Namespace) -> str:
-    return given.run or "-".join([given.profile, _plain(given.data), *([given.variant] if given.variant else [])])
+    source = f"from-{_plain(Path(given.source).stem)}" if getattr(given, "source", "") else ""
+    return given.run or "-".join(filter(None, [given.profile, _plain(given.data), given.variant, source]))
 
 
 def run_search(given: argparse.Namespace) -> None:
@@ -231,7 +265,7 @@ def run_search(given: argparse.Namespace) -> None:
         _run_name(given),
         profile=given.profile,
         data=given.data,
-        limit=given.limit,
+        **_reading(given),
         seed=given.seed,
         changes=given.set,
         variant=given.variant,
@@ -270,17 +304,39 @@ def run_evaluation(given: argparse.Namespace) -> None:
 
 def _side_by_side(given: argparse.Namespace, name: str) -> None:
     """Search, trainings and attacks of a run, several at once."""
-    from .experiment import network_names, open_experiment
+    from .experiment import network_names
     from .side_by_side import commands, run_commands
 
     if given.processes > 1:
         raise WorkbookError("a run is shared out in one way: give --jobs or --processes")
-    places = {"results": given.results, "data_root": given.data_root}
-    opening = {"profile": given.profile, "data": given.data, "limit": given.limit, "seed": given.seed, "variant": given.variant}
-    # Made here, before several open it at once.
-    preset = open_experiment(name, changes=given.set, device=given.device, **places, **opening).preset
-    options = [f"--{key}={value}" for key, value in ({**opening, "set": given.set}).items() if value not in (None, "")]
-    run_commands(commands(network_names(preset), preset, options, _alike(given, name)), given.jobs)
+    preset = _open(given, name).preset  # before several open it at once
+    searching = [] if given.source else _opening(given)
+    run_commands(commands(network_names(preset), preset, searching, _alike(given, name)), given.jobs)
+
+
+def _open(given: argparse.Namespace, name: str) -> Any:
+    """The run of these arguments, made or gone on with."""
+    from .experiment import open_experiment
+
+    return open_experiment(
+        name,
+        profile=given.profile,
+        data=given.data,
+        **_reading(given),
+        seed=given.seed,
+        changes=given.set,
+        variant=given.variant,
+        source=given.source,
+        device=given.device,
+        results=given.results,
+        data_root=given.data_root,
+    )
+
+
+def _opening(given: argparse.Namespace) -> list[str]:
+    """The options of `search` that make the run."""
+    options = {"profile": given.profile, "data": given.data, "seed": given.seed, "set": given.set, "variant": given.variant}
+    return _written({**options, **_reading(given)})
 
 
 def _speaks() -> bool:
@@ -291,9 +347,7 @@ def _speaks() -> bool:
 def _search_in_processes(given: argparse.Namespace, name: str) -> None:
     from .steps import in_processes
 
-    options = {"profile": given.profile, "data": given.data, "seed": given.seed, "set": given.set, "variant": given.variant}
-    options |= {} if given.limit is None else {"limit": given.limit}
-    in_processes(given.processes, ["search", *_alike(given, name), *(f"--{key}={value}" for key, value in options.items())])
+    in_processes(given.processes, ["search", *_alike(given, name), *_opening(given)])
 
 
 def _train_in_processes(given: argparse.Namespace, name: str) -> None:
@@ -308,7 +362,11 @@ def _alike(given: argparse.Namespace, name: str) -> list[str]:
     return [f"--run-name={name}", f"--device={given.device}", *places, *synchronised]
 
 
-BEFORE = {"01": _search_in_processes, "03": _train_in_processes}  # the notebooks then read what these leave
+BEFORE = {
+    "01": _search_in_processes,
+    "03": _train_in_processes,
+    "07": _train_in_processes,
+}  # the notebooks then read what these leave
 
 
 def nb(given: argparse.Namespace) -> None:
@@ -460,7 +518,7 @@ def _sweeps(given: argparse.Namespace) -> list[Any]:
         names = [given.name] if len(sets) == 1 else [f"{given.name}-{_plain(data)}" for data in sets]
     if len(set(names)) < len(names):
         raise WorkbookError(f"several data sets need names that differ; got {', '.join(names)}")
-    common = {"profile": given.profile, "limit": given.limit, "changes": given.set, "device": given.device}
+    common = {"profile": given.profile, **_reading(given), "changes": given.set, "device": given.device}
     return [
         Sweep(
             name=name,
@@ -519,18 +577,23 @@ def write_comparison(given: argparse.Namespace) -> None:
     results = Path(given.results)
     if not results.is_dir():
         raise FileNotFoundError(f"no folder {results}; the runs to compare lie in --results")
-    collection = collect(results)
-    for finding in all_findings(collection):
+    runs = [run for run in given.runs.split(",") if run] or None
+    for finding in all_findings(collect(results, runs)):
         print(f"{finding.claim}: {finding.sentence}")
-    print(f"the comparison: {write_comparison(results)}")
+    print(f"the comparison: {write_comparison(results, runs)}")
 
 
 def write_report(given: argparse.Namespace) -> None:
-    """The report of an existing run."""
+    """The report of an existing run and its model cards; of the run that the README shows, its part there and the figures."""
+    from .report import write_model_cards, write_readme
     from .report import write_report as write
     from .runs import RunStore
 
-    print(f"the report: {write(RunStore(Path(given.results)).find(given.run).folder)}")
+    folder = RunStore(Path(given.results)).find(given.run).folder
+    written = [*write_model_cards(folder), *(write_readme(folder, ROOT / "README.md", ROOT / "docs") if given.readme else [])]
+    print(f"the report: {write(folder)}")
+    for path in written:
+        print(f"written: {path}")
 
 
 def _plain(data: str) -> str:
@@ -553,7 +616,7 @@ class _environment:
     """Kernels find the library wherever the command was started."""
 
     def __enter__(self) -> None:
-        root = str(Path(__file__).resolve().parent.parent)
+        root = str(ROOT)
         self.before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([root, *([self.before] if self.before else [])])
 

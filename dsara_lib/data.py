@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import WorkbookError, unknown
-from .image_files import LabelledImages, read_image_folders, read_tiny_imagenet
+from .image_files import Pictures, Reading, few, read_image_folders, read_tiny_imagenet
 from .shapes import Float, Int, UInt8
 from .streaming import memory_of, stays_on_host, stream
 
@@ -154,6 +154,7 @@ class DataSet:
     crop_padding: int
     flip: bool
     learning_rate: float = 0.1
+    skipped: tuple[str, ...] = ()  # files that could not be read and were left out
 
     def __post_init__(self):
         if len(self.classes) < 2:
@@ -209,12 +210,14 @@ class DataSet:
     def summary(self) -> str:
         """What a reader wants to know of the data, in a few lines."""
         means, deviations = (" ".join(f"{value:.4f}" for value in values) for values in self.channel_statistics())
+        skipped = [f"skipped       {len(self.skipped):,} unreadable files: {few(self.skipped)}"] if self.skipped else []
         crop = f"random crop after zero padding of {self.crop_padding}" if self.crop_padding else "no crop"
         return "\n".join(
             [
                 f"{self.name}: {self.num_classes} classes, {_pixels(self.train.image_shape)}",
                 f"training      {_counts(self.train, self.classes)}",
                 f"test          {_counts(self.test, self.classes)}",
+                *skipped,
                 f"channels      mean {means}, standard deviation {deviations} (training images in [0, 1])",
                 f"attack        linf, eps {eps_text(self.eps)}",
                 f"augmentation  {crop}, {'horizontal flip' if self.flip else 'no flip'}",
@@ -370,10 +373,18 @@ class Batches:
 
 # ------------------------------------------------------------------------------------------------------------- loaders
 
-Parts = tuple[tuple[str, ...], Split, Split]  # class names, training split, test split
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """What a loader finds."""
+
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    skipped: tuple[str, ...] = ()  # names of files that were left out
 
 
-def _digits(root: str, limit: int | None, download: bool) -> Parts:
+def _digits(root: str, reading: Reading, download: bool) -> Parts:
     """1,797 handwritten digits of 8x8 pixels that come with scikit-learn; every fifth of a class is a test image."""
     try:
         from sklearn.datasets import load_digits
@@ -385,7 +396,8 @@ def _digits(root: str, limit: int | None, download: bool) -> Parts:
     everything = Split(images=grey.unsqueeze(1).repeat(1, 3, 1, 1), labels=labels)
     is_test = _rank_in_class(labels) % 5 == 4
     classes = tuple(str(name) for name in bunch.target_names)
-    return classes, everything.subset((~is_test).nonzero().flatten()), everything.subset(is_test.nonzero().flatten())
+    train, test = (everything.subset(part.nonzero().flatten()) for part in (~is_test, is_test))
+    return Parts(classes=classes, train=train, test=test)
 
 
 def _obtain(make: Callable[[bool], Any], files: str, root: str, download: bool) -> tuple[Any, Any]:
@@ -399,14 +411,14 @@ def _obtain(make: Callable[[bool], Any], files: str, root: str, download: bool) 
         ) from error
 
 
-def _cifar(kind: str, packed: str, unpacked: str, root: str, limit: int | None, download: bool) -> Parts:
+def _cifar(kind: str, packed: str, unpacked: str, root: str, reading: Reading, download: bool) -> Parts:
     """The official files; where they are not there, image files (`as_images`); else the official files, downloaded."""
     official = any((Path(root) / name).exists() for name in (packed, unpacked))
     found = [] if official else as_images(kind.lower(), root)
     if found:
-        parts = _image_folder(",".join(map(str, found)), limit, download)
-        if len(parts[0]) != (count := int(kind.removeprefix("CIFAR"))):
-            raise WorkbookError(f"{kind.lower()} has {count} classes; {', '.join(map(str, found))} have {len(parts[0])}")
+        parts = _image_folder(",".join(map(str, found)), reading, download)
+        if len(parts.classes) != (count := int(kind.removeprefix("CIFAR"))):
+            raise WorkbookError(f"{kind.lower()} has {count} classes; {', '.join(map(str, found))} have {len(parts.classes)}")
         return parts
     from torchvision import datasets
 
@@ -414,7 +426,7 @@ def _cifar(kind: str, packed: str, unpacked: str, root: str, limit: int | None, 
     files = packed if download else unpacked  # torchvision unpacks only where it may download
     train, test = _obtain(lambda train: make(root, train=train, download=download), files, root, download)
     splits = [_split_of(part.data.transpose(0, 3, 1, 2), part.targets) for part in (train, test)]
-    return tuple(train.classes), splits[0], splits[1]
+    return Parts(classes=tuple(train.classes), train=splits[0], test=splits[1])
 
 
 def as_images(name: str, root: str | Path) -> list[Path]:
@@ -423,7 +435,7 @@ def as_images(name: str, root: str | Path) -> list[Path]:
     return sorted(path for path in found if path.is_dir() or path.suffix == ".zip")
 
 
-def _svhn(root: str, limit: int | None, download: bool) -> Parts:
+def _svhn(root: str, reading: Reading, download: bool) -> Parts:
     from torchvision import datasets
 
     train, test = _obtain(
@@ -433,7 +445,8 @@ def _svhn(root: str, limit: int | None, download: bool) -> Parts:
         download,
     )
     # In the files the digit 0 has the label 10; torchvision has made it 0.
-    return tuple("0123456789"), _split_of(train.data, train.labels), _split_of(test.data, test.labels)
+    splits = [_split_of(part.data, part.labels) for part in (train, test)]
+    return Parts(classes=tuple("0123456789"), train=splits[0], test=splits[1])
 
 
 def _split_of(images: np.ndarray, labels: Any) -> Split:
@@ -441,27 +454,26 @@ def _split_of(images: np.ndarray, labels: Any) -> Split:
     return Split(images=torch.from_numpy(images), labels=torch.as_tensor(labels, dtype=torch.int64))
 
 
-def _from_files(labelled: tuple[tuple[str, ...], LabelledImages, LabelledImages]) -> Parts:
-    classes, *parts = labelled
-    train, test = (Split(images=images, labels=labels) for images, labels in parts)
-    return classes, train, test
+def _from_files(found: Pictures) -> Parts:
+    train, test = (Split(images=images, labels=labels) for images, labels in (found.train, found.test))
+    return Parts(classes=found.classes, train=train, test=test, skipped=found.skipped)
 
 
-def _tiny_imagenet(root: str, limit: int | None, download: bool) -> Parts:
+def _tiny_imagenet(root: str, reading: Reading, download: bool) -> Parts:
     """The official layout, from the folder or straight from the zip; the validation images are the test split."""
-    return _from_files(read_tiny_imagenet(root, limit))
+    return _from_files(read_tiny_imagenet(root, reading))
 
 
-def _image_folder(paths: str, limit: int | None, download: bool) -> Parts:
+def _image_folder(paths: str, reading: Reading, download: bool) -> Parts:
     """`train/<class>/<image>` and `test/<class>/<image>`, spread over any number of folders and zip archives."""
-    return _from_files(read_image_folders(paths, limit))
+    return _from_files(read_image_folders(paths, reading))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """How a data set is loaded, and the settings that belong to it."""
 
-    load: Callable[[str, int | None, bool], Parts]  # (root, images per class, may it download)
+    load: Callable[[str, Reading, bool], Parts]  # (root, what of its files and how, may it download)
     eps: float = PHOTOGRAPH_EPS
     flip: bool = True
     learning_rate: float = 0.1  # at the start of retraining (Section 5.3)
@@ -484,15 +496,19 @@ def load(
     *,
     root: str | Path = "data",
     limit: int | None = None,
+    size: int | None = None,
+    skip_unreadable: bool = False,
+    colour: bool = False,
     device: str | torch.device = "cpu",
     download: bool = True,
 ) -> DataSet:
     """The data set of that name: one of `DATASETS`, or "folder:PATH" for image files (see `image_files.py`).
 
-    `root` is where downloads lie, `limit` keeps that many images of each class in both splits.
+    `root` is where downloads lie, `limit` keeps that many images of each class in both splits. Of image files `size` brings each to
+    size x size, `skip_unreadable` leaves out and names those that cannot be read, and `colour` keeps three channels also where all
+    are grey.
     """
-    if limit is not None and limit < 1:
-        raise WorkbookError(f"limit is the number of images per class, at least 1; got {limit}")
+    reading = Reading(limit=limit, size=size, colour=colour, skip_unreadable=skip_unreadable)
     kind, _, path = name.partition(":")
     if kind == "folder" and path:
         entry, place = IMAGE_FOLDER, path
@@ -500,18 +516,23 @@ def load(
         entry, place = DATASETS[name], str(Path(root).expanduser())
     else:
         raise unknown("data set", name, [*DATASETS, "folder:PATH"])
-    classes, *splits = entry.load(place, limit, download)
+    parts = entry.load(place, reading, download)
+    splits = [parts.train, parts.test]
     if limit is not None:
         most = min(limit, MOST_IMAGES)  # a tensor is compared with no larger number
         splits = [split.subset((_rank_in_class(split.labels) < most).nonzero().flatten()) for split in splits]
     train, test = splits
+    there = train.image_shape[2]
+    if size not in (None, there):
+        raise WorkbookError(f"{name} has {there}x{there} pixels; a size is for image files, got {size}")
     return DataSet(
         name=name,
-        classes=classes,
+        classes=parts.classes,
         train=train,
         test=test,
         eps=entry.eps,
-        crop_padding=train.image_shape[2] // 8,  # 4 pixels for 32x32 (Section 5.3), as large a part of other sizes
+        crop_padding=there // 8,  # 4 pixels for 32x32 (Section 5.3), as large a part of other sizes
         flip=entry.flip,
         learning_rate=entry.learning_rate,
+        skipped=parts.skipped,
     ).to(device)

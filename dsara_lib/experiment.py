@@ -26,7 +26,7 @@ from .distributed import ALONE, Group
 from .errors import WorkbookError, unknown
 from .evaluation import Evaluation, Evaluator, Row, TransferMatrix, black_box, digest, load_evaluation, white_box
 from .image_files import expand
-from .presets import Preset, attacks_at, fit, make_preset
+from .presets import Preset, Source, attacks_at, fit, make_preset, recorded, source_of
 from .runs import RUN_NAME, Run, RunStore, environment, generator, read_json
 from .search import Searcher
 from .soundness import Check, board, probe, save
@@ -37,6 +37,7 @@ FOUND, LAST = "found", "last"
 TWINS = (FOUND, f"{FOUND}-natural")  # of which the accuracy is measured against the radius
 FOLDER = "folder:"
 BITS_DEPEND_ON = {"all": ("torch", "platform"), "cpu": ("cpu", "threads"), "cuda": ("cuda_devices", "deterministic")}
+OPTIONS = {"variant": str, "size": int, "skip_unreadable": bool}  # of `open_experiment`; not in a run's settings where not given
 IDENTITY = "data_identity"  # in a run's settings: what its data are called and their checksum, wherever they lie
 
 
@@ -49,6 +50,7 @@ class Experiment:
     data: DataSet
     seed: int
     device: torch.device
+    source: Source | None = None  # of an architecture that was found elsewhere
 
     def use_its_threads(self) -> None:
         """Let torch use as many threads as the profile says: on small tensors and a busy machine several wait for each other."""
@@ -80,7 +82,12 @@ class Experiment:
         return self.run.path("search")
 
     def searcher(self, group: Group = ALONE) -> Searcher:
-        """The search at its beginning; `run_epochs(searcher, search_folder)` takes it to where it stopped."""
+        """The search at its beginning; `run_epochs(searcher, search_folder)` takes it to where it stopped.
+
+        Raises WorkbookError in a run whose architecture comes from elsewhere.
+        """
+        if self.source is not None:
+            raise WorkbookError(f"run {self.run.name!r} searches nothing: its architecture is that {self.source.about}")
         return Searcher(self.learnt_from, self.preset.search, seed=self.seed, device=self.device, group=group)
 
     def genotype(self) -> Genotype:
@@ -284,27 +291,51 @@ def open_experiment(
     profile: str = "demo",
     data: str = "digits",
     limit: int | None = None,
+    size: int | None = None,
+    skip_unreadable: bool = False,
     seed: int = 0,
     changes: str = "",
     variant: str = "",
+    source: str = "",
     device: str = "auto",
     results: str | Path = "results",
     data_root: str | Path = "data",
 ) -> Experiment:
-    """Make the run or go on with it.
+    """Make the run or go on with it. With a `source`, a run, a published architecture or a genotype file, it searches nothing.
+
+    `limit`, `size` and `skip_unreadable` are those of `data.load`.
 
     Raises WorkbookError for unknown names, and where the folder has other settings or was made on other images.
     """
+    taken = _taken_from(source, run, results)
+    variant = taken.variant if taken else variant
     preset = make_preset(profile, changes, variant)
     limit = preset.limit if limit is None else limit
     where = choose_device(device)
-    loaded = load(data, root=data_root, limit=limit)
-    preset = fit(preset, loaded)
-    chosen = {"profile": profile, "changes": changes, "data": portable(data, results), "limit": limit, "seed": seed}
-    chosen |= {"variant": variant} if variant else {}
+    made = _made_on(RunStore(Path(results)), run)
+    # A run that says nothing of channels has three, also one of an earlier version on images that are all grey.
+    colour = made is not None and made.get("channels") != 1
+    loaded = load(data, root=data_root, limit=limit, size=size, skip_unreadable=skip_unreadable, colour=colour)
+    preset = fit(taken.applied(preset, loaded, changes) if taken else preset, loaded)
+    chosen: dict[str, Any] = {"profile": profile, "changes": changes, "data": portable(data, results), "limit": limit, "seed": seed}
+    grey = 1 if loaded.channels == 1 else None
+    special: dict[str, Any] = {"variant": variant, "size": size, "skip_unreadable": skip_unreadable, "channels": grey}
+    special["from"] = taken.written() if taken else None
+    chosen |= {name: value for name, value in special.items() if value}
     settings = {**chosen, "eps": loaded.eps, "preset": preset}
     opened, known_as = _open_on(loaded, RunStore(Path(results)), run, settings)
-    return Experiment(run=opened, preset=preset, data=replace(loaded, name=known_as), seed=seed, device=where)
+    if taken and not opened.path("search", "genotype.json").is_file():
+        taken.genotype.save(opened.path("search", "genotype.json"))
+    data_set = replace(loaded, name=known_as)
+    return Experiment(run=opened, preset=preset, data=data_set, seed=seed, device=where, source=taken)
+
+
+def _taken_from(source: str, run: str, results: str | Path) -> Source | None:
+    """What a run takes its architecture from; where it has been made, as it was then, whatever became of the source."""
+    made = _made_on(RunStore(Path(results)), run) if source else None
+    if made and isinstance(made.get("from"), dict) and made["from"].get("name") == source:
+        return recorded(made, run)
+    return source_of(source, results) if source else None
 
 
 def _open_on(data: DataSet, store: RunStore, run: str, settings: dict[str, Any]) -> tuple[Run, str]:
@@ -363,7 +394,8 @@ def find_experiment(
         limit=settings["limit"],
         seed=settings["seed"],
         changes=settings["changes"],
-        variant=settings.get("variant", ""),
+        **{name: settings[name] for name in OPTIONS if name in settings},
+        source=recorded(settings, run).name if "from" in settings else "",
         device=device,
         results=results,
         data_root=data_root,
@@ -388,8 +420,9 @@ def _as_opened(run: Run) -> dict[str, Any]:
     for name, kind in kinds.items():
         if not isinstance(settings, dict) or not isinstance(settings.get(name, run), kind):
             raise WorkbookError(f"run {run.name!r}: its run.json does not say with which {name} it was opened")
-    if not isinstance(settings.get("variant", ""), str):
-        raise WorkbookError(f"run {run.name!r}: its run.json names no variant but {settings['variant']!r}")
+    for name, option in OPTIONS.items():
+        if name in settings and type(settings[name]) is not option:
+            raise WorkbookError(f"run {run.name!r}: its run.json names no {name} but {settings[name]!r}")
     return settings
 
 

@@ -1,25 +1,30 @@
 """Image files in folders and zip archives, read into memory by class. Nothing is written to the disk.
 
-Two layouts: image folders, `train/<class>/<image>` and `test/<class>/<image>`, and the official one of Tiny ImageNet.
-Every image becomes RGB, grey ones by three equal channels, and all must have the size of the first. The order is fixed: class
-after class, by file name inside a class.
+Two layouts: image folders, `train/<class>/<image>` and `test/<class>/<image>`, and the official one of Tiny ImageNet. What becomes
+of a file's pixels stands in `pixels.py`. Images are grey, of one channel, where every file is stored as grey; else RGB, the grey
+ones among them by three equal channels. All must be square and of the size of the first, or `Reading.size` brings them to one.
+The order is fixed: class after class, by file name inside a class.
 
-Files may come from strangers. Formats are those of `FORMATS`, which Pillow decodes itself: for others, such as EPS, it starts
-programs. Sizes are known before anything is unpacked or decoded. A link in an archive is not followed; in a folder it is, since
-that is how people lay out data without copying it, but to ordinary files alone: devices and pipes never end.
+Files may come from strangers; see also `pixels.py`. How large a file is is known before anything is unpacked. A link in an archive
+is not followed; in a folder it is, since that is how people lay out data without copying it, but to ordinary files alone: devices
+and pipes never end.
 """
 
 from __future__ import annotations
 
 import glob
-import io
 import os
 import stat
+import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePath, PureWindowsPath
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -27,15 +32,48 @@ import torch
 from torch import Tensor
 
 from .errors import WorkbookError
+from .pixels import FORMATS, decoded
 from .shapes import UInt8
 
 SPLITS = ("train", "test")
-FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "PCX", "JPEG2000")
-LARGEST_SIDE = 4096  # of an image, in pixels
 LARGEST_FILE = 64 * 2**20  # bytes, unpacked
 UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # as all programs write; Python unpacks others without a bound
+SIZES = (8, 224)  # that images can be brought to, least and most
+NAMED = 5  # files that a sentence names
+HOW_TO_SIZE = f"images of other sizes are brought to one by a size from {SIZES[0]} to {SIZES[1]}: --size 64, SIZE in a notebook"
+HOW_TO_SKIP = "mend them, or leave them out by --skip-unreadable, SKIP_UNREADABLE in a notebook"
+THREADS = 4  # that decode at once; Pillow lets others run meanwhile
+TOGETHER = 8  # files that a thread takes at once: for one small image the way to the thread and back costs as much as decoding it
 
-LabelledImages = tuple[Tensor, Tensor]  # uint8 [n, 3, h, w] and int64 [n]
+LabelledImages = tuple[Tensor, Tensor]  # uint8 [n, c, h, w] and int64 [n]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Which image files are read, and what is made of them. Raises WorkbookError."""
+
+    limit: int | None = None  # images of each class: the first by name
+    size: int | None = None  # width and height that each image is brought to, see `pixels.py`; None where all have one
+    colour: bool = False  # three channels also where every file is stored as grey
+    skip_unreadable: bool = False  # leave out what is no whole image
+
+    def __post_init__(self):
+        if self.limit is not None and self.limit < 1:
+            raise WorkbookError(f"limit is the number of images per class, at least 1; got {self.limit}")
+        if self.size is not None and not SIZES[0] <= self.size <= SIZES[1]:
+            raise WorkbookError(f"size is the width and height to bring images to, {SIZES[0]} to {SIZES[1]}; got {self.size}")
+
+
+READING = Reading()
+
+
+class Pictures(NamedTuple):
+    """What was read, and the names of the files that were left out."""
+
+    classes: tuple[str, ...]
+    train: LabelledImages
+    test: LabelledImages
+    skipped: tuple[str, ...] = ()
 
 
 class Folder:
@@ -63,6 +101,7 @@ class Archive:
 
     def __init__(self, path: Path, stack: ExitStack):
         self.path = path
+        self._lock = Lock()  # zipfile counts its readers without one
         try:
             self._zip = stack.enter_context(zipfile.ZipFile(path))
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # also of an unknown version, and misspelt names
@@ -81,7 +120,7 @@ class Archive:
         if member.compress_type not in UNPACKED:
             raise ValueError("it is packed in another way than zip's usual one, deflate")
         require_size(member.file_size)
-        with self._zip.open(member) as file:
+        with self._lock, self._zip.open(member) as file:
             return file.read(LARGEST_FILE)  # with a bound: else a member that says too little of its size is unpacked whole
 
 
@@ -118,86 +157,154 @@ class File(NamedTuple):
 Classes = dict[str, list[File]]
 
 
-def decode_one(file: File, formats: tuple[str, ...]) -> np.ndarray:
-    """The image as RGB [h, w, 3]. `formats` says what to try, in which order."""
-    from PIL import Image
+class Fault(NamedTuple):
+    """Why a file is not read. No exception: those keep alive what was read until then."""
 
+    file: File
+    sentence: str
+
+
+def decode_one(file: File, formats: tuple[str, ...], size: int | None = None) -> np.ndarray | Fault:
+    """The image, grey [h, w] or RGB [h, w, 3]. `formats` says what to try, in which order."""
     content = b""
     try:
         content = file.source.read(file.name)
-        if not content:
-            raise EOFError("the file is empty")
-        with Image.open(io.BytesIO(content), formats=formats) as image:
-            if max(image.size) > LARGEST_SIDE:
-                raise ValueError(f"it has {image.size[0]}x{image.size[1]} pixels, more than {LARGEST_SIDE} on a side")
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"more than 8 bits per channel, mode {image.mode}")
-            return np.asarray(image.convert("RGB"))
+        return decoded(content, formats, size)
+    except MemoryError as error:  # says nothing of the file
+        raise WorkbookError(f"the memory here does not suffice to read {file} ({len(content)} bytes)") from error
     except Exception as error:  # Each format of Pillow fails in its own way, and so does each fault of an archive.
         reason = " ".join(str(error).split())
-        raise WorkbookError(f"{file} ({len(content)} bytes) is not a whole image of 8 bits: {reason}") from error
+        return Fault(file, f"{file} ({len(content)} bytes) is not a whole image that can be read: {reason}")
 
 
-def decode(files: Sequence[File]) -> UInt8[Tensor, "n 3 h w"]:
-    """All images, in this order, all of the size of the first."""
+def decode_each(files: Sequence[File], size: int | None) -> Generator[np.ndarray | Fault]:
+    """Every image in this order, as it is asked for. Several threads work a little ahead; what comes does not depend on them."""
     from PIL import Image
 
     format_of = Image.registered_extensions()
-    first = decode_one(files[0], FORMATS)
-    height, width, _ = first.shape
-    require_memory(len(files), width, height)
-    images = np.empty((len(files), 3, height, width), dtype=np.uint8)
-    images[0] = first.transpose(2, 0, 1)
-    for i, file in enumerate(files[1:], start=1):
+
+    def some(part: Sequence[File]) -> list[np.ndarray | Fault]:
         # The format that the name promises comes first: otherwise Pillow tries them in turn, at twice the time.
-        promised = format_of.get(PurePath(file.name).suffix.lower())
-        image = decode_one(file, (promised, *FORMATS) if promised in FORMATS else FORMATS)
-        if image.shape != first.shape:
-            raise WorkbookError(
-                f"{file} has {image.shape[1]}x{image.shape[0]} pixels; expected {width}x{height}, as {files[0]} has"
-            )
-        images[i] = image.transpose(2, 0, 1)
-    return torch.from_numpy(images)
+        promised = [format_of.get(PurePath(file.name).suffix.lower()) for file in part]
+        formats = [(name, *FORMATS) if name in FORMATS else FORMATS for name in promised]
+        return [decode_one(file, each, size) for file, each in zip(part, formats, strict=True)]
+
+    ahead: deque[Future[list[np.ndarray | Fault]]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(files), TOGETHER):
+            if len(ahead) > THREADS:
+                yield from ahead.popleft().result()
+            ahead.append(pool.submit(some, files[start : start + TOGETHER]))
+        while ahead:
+            yield from ahead.popleft().result()
 
 
-def require_memory(count: int, width: int, height: int) -> None:
+class Stack:
+    """Images one upon another, with one channel until the first colour image comes."""
+
+    def __init__(self, count: int, reading: Reading):
+        self._room, self._reading, self._count = count, reading, 0
+        self._images = np.empty((0, 0, 0, 0), dtype=np.uint8)
+
+    def add(self, image: np.ndarray, file: File) -> None:
+        """Raises WorkbookError for an image of another size."""
+        height, width = image.shape[:2]
+        channels = 3 if image.ndim == 3 or self._reading.colour else 1
+        if not self._count:
+            self._begin(file, width, height, channels)
+        elif (height, width) != self._images.shape[2:]:
+            expected = f"{self._images.shape[3]}x{self._images.shape[2]}, as {self._first} has"
+            raise WorkbookError(f"{file} has {width}x{height} pixels; expected {expected}; {HOW_TO_SIZE}")
+        elif channels > self._images.shape[1]:
+            require_memory(self._room, width, height)
+            grey, self._images = self._images, np.empty((self._room, 3, height, width), dtype=np.uint8)
+            self._images[: self._count] = grey[: self._count]
+        self._images[self._count] = image.transpose(2, 0, 1) if image.ndim == 3 else image
+        self._count += 1
+
+    def _begin(self, file: File, width: int, height: int, channels: int) -> None:
+        if width != height:
+            raise WorkbookError(f"{file} has {width}x{height} pixels; expected square images; {HOW_TO_SIZE}")
+        require_memory(self._room, width, height, channels)
+        self._first, self._images = file, np.empty((self._room, channels, height, width), dtype=np.uint8)
+
+    def whole(self) -> UInt8[Tensor, "n c h w"]:
+        """All that were added."""
+        return torch.from_numpy(self._images[: self._count])
+
+
+def decode(files: Sequence[File], reading: Reading) -> tuple[UInt8[Tensor, "n c h w"], list[Fault]]:
+    """All images that can be read, in this order, and what is wrong with the others. Raises WorkbookError."""
+    stack, faults = Stack(len(files), reading), list[Fault]()
+    with warnings.catch_warnings(), closing(decode_each(files, reading.size)) as done:
+        warnings.simplefilter("ignore")  # of EXIF data and the like in strangers' files
+        for file, image in zip(files, done, strict=True):
+            if isinstance(image, Fault):
+                faults.append(image)
+            else:
+                stack.add(image, file)
+    if faults and not reading.skip_unreadable:
+        what = f"{len(faults)} of {len(files):,} files cannot be read; {HOW_TO_SKIP}: "
+        raise WorkbookError(what + few([fault.sentence for fault in faults], "; "))
+    return stack.whole(), faults
+
+
+def few(texts: Sequence[str], between: str = ", ") -> str:
+    """The first of them, and how many more there are."""
+    return between.join(texts[:NAMED]) + f"{between}and {len(texts) - NAMED:,} more" * (len(texts) > NAMED)
+
+
+def require_memory(count: int, width: int, height: int, channels: int = 3) -> None:
     """Raise WorkbookError where so many images do not fit this machine; where it does not tell its memory, do nothing."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return
-    needed, there = 3 * count * width * height, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed, there = channels * count * width * height, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
         raise WorkbookError(
             f"{count:,} images of {width}x{height} pixels take {needed / 1e9:,.0f} GB, more than the {there / 1e9:,.0f} GB of "
-            "memory here; take fewer with a limit on the images of each class"
+            "memory here; take fewer with a limit on the images of each class, or a smaller size"
         )
 
 
-def read_splits(train: Classes, test: Classes, limit: int | None) -> tuple[LabelledImages, LabelledImages]:
-    """Decode both splits, labels in the order of `train`'s classes; of each class the first `limit` files by name."""
-    files: list[File] = []
-    labels: list[int] = []
-    for split, by_class in zip(SPLITS, (train, test), strict=True):
+class Place(NamedTuple):
+    """Where an image belongs."""
+
+    is_test: bool
+    label: int
+
+
+def in_order(train: Classes, test: Classes, limit: int | None) -> Iterator[tuple[File, Place]]:
+    """The files to read, of each class the first by name; labels in the order of `train`'s classes."""
+    for is_test, by_class in enumerate((train, test)):
         for label, name in enumerate(train):
-            in_order = sorted(by_class[name], key=lambda file: file.name)
-            if not in_order:
-                raise WorkbookError(f"class {name} has no {split} images")
-            for one, other in pairwise(in_order):
+            files = sorted(by_class[name], key=lambda file: file.name)
+            if not files:
+                raise WorkbookError(f"class {name} has no {SPLITS[is_test]} images")
+            for one, other in pairwise(files):
                 if one.name == other.name:
                     raise WorkbookError(f"{one.name} stands in {one.source.path} and again in {other.source.path}")
-            files += in_order[:limit]
-            labels += [label] * len(in_order[:limit])
-        if split == "train":
-            num_train = len(files)
-    # Together, so that both splits are held to one image size.
-    images, targets = decode(files), torch.tensor(labels)
-    return (images[:num_train], targets[:num_train]), (images[num_train:], targets[num_train:])
+            yield from ((file, Place(bool(is_test), label)) for file in files[:limit])
+
+
+def read_splits(names: tuple[str, ...], train: Classes, test: Classes, reading: Reading) -> Pictures:
+    """Decode both splits; `names` are those of `train`'s classes."""
+    place_of = dict(in_order(train, test, reading.limit))
+    images, faults = decode(list(place_of), reading)  # together, so that both splits are held to one image size
+    unread = {fault.file: place_of.pop(fault.file) for fault in faults}
+    for is_test, label in sorted({*unread.values()} - {*place_of.values()}):
+        why = few([fault.sentence for fault in faults if unread[fault.file] == (is_test, label)], "; ")
+        raise WorkbookError(f"class {names[label]} has no {SPLITS[is_test]} images that can be read: {why}")
+    labels = torch.tensor([place.label for place in place_of.values()])
+    num_train = sum(not place.is_test for place in place_of.values())
+    train_part, test_part = ((images[part], labels[part]) for part in (slice(num_train), slice(num_train, None)))
+    return Pictures(names, train_part, test_part, tuple(file.name for file in unread))
 
 
 # ------------------------------------------------------------------------------------------------------- image folders
 
 
-def read_image_folders(paths: str, limit: int | None = None) -> tuple[tuple[str, ...], LabelledImages, LabelledImages]:
-    """(class names, train, test) of `train/<class>/<image>` and `test/<class>/<image>`.
+def read_image_folders(paths: str, reading: Reading = READING) -> Pictures:
+    """What lies in `train/<class>/<image>` and `test/<class>/<image>`.
 
     `paths` is a folder, a zip archive, a folder of zip archives, a pattern such as `cifar10-*.zip`, or several of
     these with commas between them; what they hold is put together.
@@ -212,7 +319,7 @@ def read_image_folders(paths: str, limit: int | None = None) -> tuple[tuple[str,
             classes_of[path] = sort_into_classes(source, {"train": train, "test": test})
         check_classes(train, test, classes_of)
         train = dict(sorted(train.items()))
-        return tuple(train), *read_splits(train, test, limit)
+        return read_splits(tuple(train), train, test, reading)
 
 
 def expand(paths: str) -> list[Path]:
@@ -278,8 +385,8 @@ def difference(one_name: str, one: Iterable[str], other_name: str, other: Iterab
 # -------------------------------------------------------------------------------------------------------- Tiny ImageNet
 
 
-def read_tiny_imagenet(root: str, limit: int | None = None) -> tuple[tuple[str, ...], LabelledImages, LabelledImages]:
-    """(class names, train, test). The official test images have no labels: here the validation images are the test."""
+def read_tiny_imagenet(root: str, reading: Reading = READING) -> Pictures:
+    """The official test images have no labels: here the validation images are the test."""
     with ExitStack() as stack:
         source = find_tiny_imagenet(Path(root), stack)
         wnids = read_text(source, "wnids.txt").split()
@@ -302,9 +409,9 @@ def read_tiny_imagenet(root: str, limit: int | None = None) -> tuple[tuple[str, 
             by_class[wnid].append(File(name, source))
         if wnid_of:
             raise FileNotFoundError(f"{source.path} lacks val/images/{min(wnid_of)}, which val_annotations.txt names")
-        splits = read_splits(train, test, limit)
-    # A line of words.txt gives synonyms, the usual word first: "goldfish, Carassius auratus".
-    return tuple(words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids), *splits
+        # A line of words.txt gives synonyms, the usual word first: "goldfish, Carassius auratus".
+        names = tuple(words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids)
+        return read_splits(names, train, test, reading)
 
 
 def find_tiny_imagenet(root: Path, stack: ExitStack) -> Source:

@@ -49,16 +49,22 @@ def begin(names: dict[str, Any]) -> Experiment:
     compute_as_asked()
     given = checked_parameters(names, only_declared=BEGUN not in names)
     names[BEGUN] = True
-    places = {"results": from_here(given.get("RESULTS", "../results")), "data_root": from_here(given.get("DATA_ROOT", "../data"))}
+    places: dict[str, Any] = {
+        "results": from_here(given.get("RESULTS", "../results")),
+        "data_root": from_here(given.get("DATA_ROOT", "../data")),
+    }
     if "PROFILE" in given:
         experiment = open_experiment(
             given["RUN"],
             profile=given["PROFILE"],
             data=given["DATA"],
             limit=given["LIMIT"] or None,
+            size=given.get("SIZE") or None,
+            skip_unreadable=given.get("SKIP_UNREADABLE", False),
             seed=given.get("SEED", 0),
             changes=given["CHANGES"],
             variant=given.get("VARIANT", ""),
+            source=given.get("FROM", ""),
             device=given["DEVICE"],
             **places,
         )

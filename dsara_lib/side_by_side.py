@@ -35,11 +35,14 @@ class Command:
     after: tuple[str, ...] = ()
 
 
-def commands(names: Sequence[str], preset: Preset, opening: Sequence[str], run: Sequence[str]) -> list[Command]:
-    """What a run of these networks consists of, the first needed first. The options `opening` make it, those of `run` name it."""
-    found = [Command(name=SEARCH, arguments=(SEARCH, *opening, *run))]
+def commands(names: Sequence[str], preset: Preset, searching: Sequence[str], run: Sequence[str]) -> list[Command]:
+    """What a run of these networks consists of, the first needed first. The options of `run` name it.
+
+    Those of `searching` are the search's; without any there is none, as where the architecture comes from elsewhere.
+    """
+    found = [Command(name=SEARCH, arguments=(SEARCH, *searching, *run))] if searching else []
     for name in names:
-        after = (SEARCH,) if name.startswith(FOUND) else ()
+        after = (SEARCH,) if searching and name.startswith(FOUND) else ()
         found.append(Command(name=f"train {name}", arguments=("train", f"--networks={name}", *run), after=after))
     for name in names:
         found.append(Command(name=f"attack {name}", arguments=("evaluate", f"--networks={name}", *run), after=(f"train {name}",)))
@@ -57,7 +60,8 @@ def run_commands(todo: Iterable[Command], at_once: int) -> None:
     """
     if at_once < 1:
         raise WorkbookError(f"at least one command runs at once; got {at_once!r}")
-    waiting, running, done, failed = list(todo), dict[str, subprocess.Popen[str]](), set[str](), list[str]()
+    waiting, done, failed = list(todo), set[str](), list[str]()
+    running: dict[str, subprocess.Popen[str]] = {}
     ended: Queue[str] = Queue()
     try:
         while waiting or running:

@@ -39,7 +39,7 @@ from dsara_lib.engine import History, begin
 from dsara_lib.errors import WorkbookError
 from dsara_lib.evaluation import load_arrays, load_evaluation, load_transfer_matrix, read_csv
 from dsara_lib.experiment import find_experiment
-from dsara_lib.image_files import read_image_folders, read_tiny_imagenet
+from dsara_lib.image_files import Reading, read_image_folders, read_tiny_imagenet
 from dsara_lib.notebooks import parameters_of
 from dsara_lib.panel.runs import CURVES, browser, known_runs
 from dsara_lib.presets import fit, make_preset
@@ -302,11 +302,11 @@ def opened_again(folder: Path, content: bytes) -> None:
         find_experiment("strange", results=folder, data_root=folder)
 
 
-def without_downloads(name: str, *, root: Path, limit: int | None) -> DataSet:
+def without_downloads(name: str, *, root: Path, limit: int | None, **reading: Any) -> DataSet:
     """As a machine without a network loads data; the digits, which take long, once."""
     if name == "digits" and limit == SETTINGS["limit"]:
         return digits()
-    return load(name, root=root, limit=limit, download=False)
+    return load(name, root=root, limit=limit, download=False, **reading)
 
 
 @cache
@@ -386,6 +386,32 @@ def archive() -> bytes:
             for name in ("cat", "dog"):
                 archive.writestr(f"{split}/{name}/1.png", png())
     return buffer.getvalue()
+
+
+def picture(format: str) -> bytes:
+    """What takes other ways through the reader: depth, orientation, frames and clear colours."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[274] = 6
+    pixels = np.arange(0, 12 * 4000, 1000, dtype=np.uint16).reshape(6, 8)
+    if format == "TIFF":
+        Image.fromarray(pixels).save(buffer, format, exif=exif)
+    elif format == "JPEG":
+        Image.fromarray((pixels // 257).astype(np.uint8)).convert("CMYK").save(buffer, format, exif=exif)
+    else:
+        frames = [Image.fromarray((pixels // 257).astype(np.uint8) + i).convert("P") for i in range(2)]
+        frames[0].save(buffer, format, save_all=True, append_images=frames[1:], transparency=4)
+    return buffer.getvalue()
+
+
+def among_whole_ones(folder: Path, content: bytes) -> None:
+    """A picture in a folder whose others are whole: brought to a size, and left out where it cannot be read."""
+    for name, inside in {"train/cat/1": png(), "train/dog/1": png(), "test/cat/1": png(), "test/dog/1": png()}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).with_suffix(".png").write_bytes(inside)
+    (folder / "train" / "cat" / "2.png").write_bytes(content)
+    found = read_image_folders(str(folder), Reading(size=8, skip_unreadable=True))
+    assert len(found.train[0]) + len(found.skipped) == 3
+    read_image_folders(str(folder), Reading(size=8))
 
 
 def npz(**arrays: Any) -> bytes:
@@ -508,6 +534,7 @@ TARGETS: dict[str, Target] = {
         Target(name="benchmarks", whole=[BENCH], read=benchmarks),
         Target(name="notebook", whole=NOTEBOOK, read=placed("strange.ipynb", parameters_of)),
         Target(name="tiny imagenet", whole=tiny_imagenet(), read=placed("tiny.zip", lambda path: read_tiny_imagenet(str(path)))),
+        *(Target(name=f"picture ({each})", whole=picture(each), read=among_whole_ones) for each in ("TIFF", "JPEG", "GIF")),
         Target(name="archive", whole=archive(), read=placed("images.zip", lambda path: read_image_folders(str(path)))),
     )
 }

@@ -198,6 +198,30 @@ def test_image_folder_is_a_data_set_with_the_settings_of_photographs(tmp_path):
     assert (data.eps, data.crop_padding, data.flip, data.learning_rate) == (8 / 255, 2, True, 0.1)
 
 
+def test_pictures_of_many_sizes_are_a_data_set_of_the_size_that_is_given(tmp_path):
+    name = f"folder:{write_tree(tmp_path, size=(16, 24))}"
+    data = load(name, size=32)
+    assert (data.image_size, data.channels, data.crop_padding) == (32, 3, 4)
+
+
+def test_a_data_set_that_is_not_read_from_image_files_keeps_its_size():
+    assert load("digits", limit=1, size=8).image_size == 8
+    with pytest.raises(WorkbookError, match=r"digits has 8x8 pixels; a size is for image files, got 16"):
+        load("digits", limit=1, size=16)
+
+
+def test_files_that_were_left_out_are_named_in_the_summary(tmp_path):
+    root = write_tree(tmp_path)
+    for i in range(1, 8):
+        (root / "train" / "ant" / f"{i}.png").write_bytes(b"no image")
+    with pytest.raises(WorkbookError, match="7 of 11 files cannot be read"):
+        load(f"folder:{root}")
+    data = load(f"folder:{root}", skip_unreadable=True)
+    assert data.skipped == tuple(f"train/ant/{i}.png" for i in range(1, 8)) and len(data.train) == 2
+    assert "skipped       7 unreadable files: train/ant/1.png, train/ant/2.png" in data.summary()
+    assert "5.png, and 2 more" in data.summary() and "skipped" not in toy().summary()
+
+
 def test_image_folder_with_one_class_or_oblong_images_is_refused(tmp_path):
     with pytest.raises(WorkbookError, match=r"1 class.*at least two"):
         load(f"folder:{write_tree(tmp_path / 'one', classes=('ant',))}")

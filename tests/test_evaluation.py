@@ -675,7 +675,7 @@ def test_table_has_a_row_for_each_attack_and_survives_its_file(tmp_path: Path):
     found = evaluate(network(), DATA.test, ATTACKS, name="net", data="toy", classes=DATA.classes)
     rows = found.rows()
     columns = ["network", "data", "attack", "eps", "step_size", "steps", "targets", "queries", "start", "loss", "engine", "dtype"]
-    columns += ["seed", "image_checksum", "correct", "images", "accuracy", "low", "high"]
+    columns += ["seed", "image_checksum", "correct", "images", "accuracy", "low", "high", "balanced_accuracy"]
     assert [list(row) for row in rows] == 3 * [columns]
     assert [(row["attack"], row["eps"], row["step_size"], row["steps"]) for row in rows] == [
         (NATURAL, 0.0, None, None),

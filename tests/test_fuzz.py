@@ -55,7 +55,7 @@ ONCE_WRONG = {
 }
 
 
-SLOW = {"folder of a run": 8, "state of a job": 8}  # tries
+SLOW = {"folder of a run": 8, "state of a job": 8} | {f"picture ({each})": 12 for each in ("TIFF", "JPEG", "GIF")}  # tries
 
 
 @pytest.mark.parametrize("name", TARGETS)

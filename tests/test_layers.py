@@ -18,6 +18,7 @@ ROOT = Path(dsara_lib.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "errors": 0,
+    "pixels": 0,
     "shapes": 0,
     "upgrades": 0,
     "capture": 1,
@@ -25,6 +26,7 @@ FLOORS = {
     "runs": 1,
     "streaming": 1,
     "image_files": 1,
+    "example_pictures": 2,
     "paper": 2,
     "history": 2,
     "data": 2,
@@ -46,6 +48,7 @@ FLOORS = {
     "sweep": 8,
     "panel": 9,
     "steps": 9,
+    "side_by_side": 9,
     "cli": 10,
     "__main__": 11,
 }
@@ -84,11 +87,12 @@ def foreign(tree: ast.AST, file: Path) -> set[str]:
 
 
 def at_import(tree: ast.Module) -> Iterator[ast.AST]:
-    """All that runs when the module is imported: everything outside of functions."""
+    """All that runs when the module is imported: everything outside of functions, but for what only checkers of types read."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        typing_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not typing_only and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield node
             waiting += ast.iter_child_nodes(node)
 

@@ -13,20 +13,20 @@ import pytest
 from PIL import Image
 
 from dsara_lib import experiment
-from dsara_lib.data import Split
+from dsara_lib.data import Split, load
 from dsara_lib.errors import WorkbookError
 from dsara_lib.experiment import IDENTITY, checksum_of, find_experiment, open_experiment
 
 
-def photographs(folder: Path, seed: int = 0) -> Path:
+def photographs(folder: Path, seed: int = 0, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:
     """Two classes of two images in each split."""
     draw = np.random.default_rng(seed)
     for split in ("train", "test"):
         for name in ("cat", "dog"):
             (folder / split / name).mkdir(parents=True, exist_ok=True)
             for number in range(2):
-                pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+                pixels = draw.integers(0, 256, (*size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).convert(mode).save(folder / split / name / f"{number}.png")
     return folder
 
 
@@ -128,3 +128,57 @@ def test_a_checksum_follows_from_classes_images_and_labels_alone(tmp_path: Path)
         replace(digits, classes=("nought", *digits.classes[1:])),
     ]
     assert len({checksum_of(each) for each in (digits, *others)}) == 4
+
+
+# -- how images are read is a setting of the run -----------------------------------------------------------------------
+
+
+def test_size_and_what_is_left_out_are_settings_that_a_run_is_found_with(tmp_path: Path) -> None:
+    pets, results = photographs(tmp_path / "pets", size=(12, 20)), tmp_path / "results"
+    (pets / "train" / "cat" / "2.png").write_bytes(b"no image")
+    given: dict[str, Any] = {"data": f"folder:{pets}", "device": "cpu", "results": results}
+    with pytest.raises(WorkbookError, match=r"expected square images; .* --size"):
+        open_experiment("one", **given)
+    with pytest.raises(WorkbookError, match=r"1 of 9 files cannot be read; .* --skip-unreadable"):
+        open_experiment("one", size=16, **given)
+    assert not results.exists()
+    made = open_experiment("one", size=16, skip_unreadable=True, **given)
+    assert settings_of(results / "one")["size"] == 16 and settings_of(results / "one")["skip_unreadable"] is True
+    found = find_experiment("one", device="cpu", results=results)
+    assert found.data.image_size == 16 and found.data.skipped == ("train/cat/2.png",)
+    assert checksum_of(found.data) == checksum_of(made.data)
+    with pytest.raises(WorkbookError, match="made on other images"):
+        open_experiment("one", size=32, skip_unreadable=True, **given)
+
+
+def test_runs_that_are_given_none_of_it_say_nothing_of_it(tmp_path: Path) -> None:
+    assert not {"size", "skip_unreadable", "channels"} & settings_of(made(tmp_path) / "one").keys()
+
+
+def test_a_run_on_grey_images_has_one_channel_and_one_of_before_keeps_its_three(tmp_path: Path) -> None:
+    results, given = tmp_path / "results", {"data": f"folder:{photographs(tmp_path / 'pets', mode='L')}", "device": "cpu"}
+    assert open_experiment("now", results=results, **given).data.channels == 1
+    assert settings_of(results / "now")["channels"] == 1
+    assert find_experiment("now", device="cpu", results=results).data.channels == 1
+    colours = checksum_of(load(given["data"], colour=True))
+    for name in ("settings.json", "run.json"):  # as an earlier version wrote them
+        written = json.loads((results / "now" / name).read_text())
+        card = written if name == "settings.json" else written["settings"]
+        card.pop("channels")
+        card[IDENTITY]["checksum"] = colours
+        (results / "now" / name).write_text(json.dumps(written))
+    before = settings_of(results / "now")
+    assert find_experiment("now", device="cpu", results=results).data.channels == 3
+    assert settings_of(results / "now") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("size", "16"), ("size", True), ("size", None), ("skip_unreadable", 1), ("variant", 3)]
+)
+def test_a_card_that_gives_such_a_setting_another_type_is_refused(name: str, value: Any, tmp_path: Path) -> None:
+    card = made(tmp_path) / "one" / "run.json"
+    written = json.loads(card.read_text())
+    written["settings"][name] = value
+    card.write_text(json.dumps(written))
+    with pytest.raises(WorkbookError, match=f"names no {name} but"):
+        find_experiment("one", device="cpu", results=tmp_path / "results")

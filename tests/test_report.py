@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import os
 import re
@@ -368,6 +369,34 @@ def test_curve_table_shows_the_numbers_of_the_csv(page: Page, finished: Path):
     rows = read_csv(finished / "evaluation" / "accuracy_against_eps.csv")
     for line in table[1:]:
         assert line[1:] == [shown(row) for row in rows if row["network"] == line[0]]
+
+
+def test_balanced_accuracy_stands_beside_where_classes_are_unbalanced_also_in_a_run_without_that_column(run: Path, undrawn: None):
+    assert "balanced" not in Page(write_report(run)).text
+    table = run / "evaluation" / "white_box.csv"
+    drawn, rows, uneven = torch.Generator().manual_seed(0), [], {}
+    for seed, name in enumerate(NETWORKS):
+        one = evaluation(name, seed)
+        uneven[name] = replace(one, labels=(torch.rand(30, generator=drawn) > 0.8).long())
+        uneven[name].save(run / "evaluation" / f"{name}.npz")
+        rows += [{k: v for k, v in row.items() if k != "balanced_accuracy"} for row in uneven[name].rows()]
+    write_csv(table, rows)
+    page = Page(write_report(run))
+    (line,) = (each for each in page.table("network", "soundness")[1:] if each[0] == "found")
+    mine = [row for row in rows if row["network"] == "found"]
+    expected = [f"{shown(row)}, balanced {100 * uneven['found'].balanced_accuracy(row['attack']):.1f} %" for row in mine]
+    assert line[3 : 3 + len(mine)] == expected
+    assert "Classes are unbalanced" in page.text and "3 classes, unbalanced" in page.text
+    assert f"Guessing would be right on {100 * uneven['found'].guessing:.1f} %" in page.text
+
+
+def test_the_way_pictures_were_read_is_told_and_part_of_the_command(run: Path, undrawn: None):
+    card = json.loads((run / "run.json").read_text())
+    card["settings"] |= {"size": 16, "skip_unreadable": True}
+    (run / "run.json").write_text(json.dumps(card))
+    page = Page(write_report(run))
+    assert "20 images per class, pictures brought to 16x16, unreadable files left out · profile demo" in page.text
+    assert "--limit 20 --size 16 --skip-unreadable --set training.epochs=2" in page.text
 
 
 def test_headline_says_what_was_found_with_intervals_and_eps(page: Page, finished: Path):

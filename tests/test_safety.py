@@ -32,7 +32,7 @@ from dsara_lib.data import load
 from dsara_lib.drawing import cell_svg, network_svg, save_cells
 from dsara_lib.errors import WorkbookError
 from dsara_lib.evaluation import load_arrays
-from dsara_lib.image_files import read_image_folders, read_tiny_imagenet
+from dsara_lib.image_files import Reading, read_image_folders, read_tiny_imagenet
 from dsara_lib.panel.runs import CURVES, browser, known_runs
 from dsara_lib.report.record import read as read_record
 from dsara_lib.runs import Checkpoints, read_json
@@ -196,7 +196,7 @@ def test_a_name_that_leads_out_of_its_archive_is_refused_and_nothing_is_written(
 
 def test_reading_an_archive_writes_nothing(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", images() | {"train/cat/2\0.txt": png()})
-    classes, (train, _), _ = read_image_folders(str(path))
+    classes, (train, _), *_ = read_image_folders(str(path))
     assert classes == ("cat", "dog") and len(train) == 3
     assert [each.name for each in tmp_path.iterdir()] == ["a.zip"]
 
@@ -220,7 +220,7 @@ def test_links_in_a_folder_lead_to_ordinary_files_alone(tmp_path: Path) -> None:
     (tmp_path / "elsewhere.png").write_bytes(png())
     link = tmp_path / "data" / "train" / "cat" / "2.png"
     link.symlink_to(tmp_path / "elsewhere.png")
-    assert len(read_image_folders(str(tmp_path / "data"))[1][0]) == 3
+    assert len(read_image_folders(str(tmp_path / "data")).train[0]) == 3
     for endless in ("/dev/zero", tmp_path / "pipe"):
         link.unlink()
         if isinstance(endless, Path):
@@ -228,6 +228,7 @@ def test_links_in_a_folder_lead_to_ordinary_files_alone(tmp_path: Path) -> None:
         link.symlink_to(endless)
         with pytest.raises(WorkbookError, match="no ordinary file"):
             read_image_folders(str(tmp_path / "data"))
+        assert read_image_folders(str(tmp_path / "data"), Reading(skip_unreadable=True)).skipped == ("train/cat/2.png",)
 
 
 def lying(path: Path, claimed: int) -> Path:
@@ -263,8 +264,21 @@ def test_an_image_that_says_it_is_huge_is_refused_before_it_is_decoded(tmp_path:
     for side, told in ((5_000, "5000x5000 pixels, more than 4096 on a side"), (60_000, "3600000000 pixels")):
         content[16:24] = side.to_bytes(4, "big") * 2
         content[29:33] = crc32(bytes(content[12:29])).to_bytes(4, "big")
-        with pytest.raises(WorkbookError, match=told):
-            read_image_folders(str(zipped(tmp_path / "a.zip", images() | {"train/cat/1.png": bytes(content)})))
+        for size in (None, 8):
+            with pytest.raises(WorkbookError, match=told):
+                files = images() | {"train/cat/1.png": bytes(content)}
+                read_image_folders(str(zipped(tmp_path / "a.zip", files)), Reading(size=size))
+
+
+def test_files_that_are_left_out_keep_no_memory(tmp_path: Path) -> None:
+    files = images() | {f"train/cat/{i + 2}.png": bytes(2**20) for i in range(40)}
+    path = str(zipped(tmp_path / "a.zip", files))
+    tracemalloc.start()
+    try:
+        assert len(read_image_folders(path, Reading(skip_unreadable=True)).skipped) == 40
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_images_that_do_not_fit_the_memory_are_refused_before_it_is_taken() -> None:

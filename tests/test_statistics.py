@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsara_lib.errors import WorkbookError
-from dsara_lib.evaluation import Paired, mean_and_spread, paired
+from dsara_lib.evaluation import Evaluation, Paired, mean_and_spread, mean_over_classes, paired, unbalanced
 
 counts = st.integers(0, 300)
 
@@ -116,3 +116,45 @@ def test_spread_ignores_a_shift_and_the_order(drawn: list[float], shift: float):
     moved = mean_and_spread([value + shift for value in reversed(drawn)])
     assert moved == pytest.approx((mean + shift, spread), abs=1e-9)
     assert min(drawn) - 1e-9 <= mean <= max(drawn) + 1e-9 and spread >= 0
+
+
+# -- unbalanced classes ------------------------------------------------------------------------------------------------
+
+
+def evaluation(labels: list[int], predictions: list[int], classes: int = 2) -> Evaluation:
+    names = tuple(f"class {i}" for i in range(classes))
+    found = {"natural": torch.tensor(predictions), "PGD20": torch.tensor(predictions[:4])}
+    return Evaluation(network="n", data="d", eps=0.1, classes=names, labels=torch.tensor(labels), predictions=found)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=60))
+def test_balanced_accuracy_is_the_mean_of_the_classes_that_are_there(drawn: list[tuple[int, bool]]):
+    labels, right = (torch.tensor(each) for each in zip(*drawn, strict=True))
+    by_class = [[hit for label, hit in drawn if label == each] for each in {label for label, _ in drawn}]
+    expected = statistics.fmean(statistics.fmean(hits) for hits in by_class)
+    assert math.isclose(mean_over_classes(right, labels), expected, abs_tol=1e-12)
+
+
+def test_one_answer_to_all_is_worth_the_largest_class_and_balanced_no_more_than_any_answer():
+    one = evaluation([0] * 80 + [1] * 20, [0] * 100)
+    assert one.unbalanced and one.accuracy() == pytest.approx(0.8) and one.balanced_accuracy() == 0.5
+    assert one.guessing == 0.8 and [row["balanced_accuracy"] for row in one.rows()] == [0.5, 1.0]
+    even = evaluation([0, 1] * 30, [0] * 60)
+    assert not even.unbalanced and even.guessing == 0.5 and even.balanced_accuracy() == even.accuracy()
+
+
+@pytest.mark.parametrize(
+    ("counts", "is_so"),
+    [
+        ([50, 50], False),
+        ([80, 20], True),
+        ([60, 41], False),  # less than 1.5 times
+        ([4, 2], False),  # so few say nothing
+        ([35, 20, 28, 31, 24, 27, 30, 26, 33, 25], False),  # 279 images drawn from equal classes
+        ([350, 200, 280, 310, 240, 270, 300, 260, 330, 250], True),
+        ([1] * 120 + [0] * 880, False),  # a few images of a thousand equal classes
+        ([30] * 500 + [3] * 500, True),
+    ],
+)
+def test_classes_are_unbalanced_where_they_differ_by_half_and_by_more_than_chance(counts: list[int], is_so: bool):
+    assert unbalanced(torch.tensor(counts)) is is_so

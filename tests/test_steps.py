@@ -49,12 +49,21 @@ def test_run_with_several_processes_searches_and_trains_in_them_before_the_noteb
     monkeypatch.setattr(notebooks, "execute", lambda path, *rest: done.append(path.stem[:2]))
     monkeypatch.setattr(steps, "in_processes", lambda count, arguments: done.append((count, arguments)))
     command = ["run", "--processes", "4", "--sync-batch-norm", "--limit", "3", "--set", "channels=4", "--device", "cuda"]
+    command += ["--size", "16", "--skip-unreadable"]
     assert cli.main([*command, "--run", "x", "--results", str(tmp_path)]) == 0
     assert [each if isinstance(each, str) else each[1][0] for each in done[:5]] == ["search", "01", "02", "train", "03"]
     (four, searching), (_, training) = done[0], done[3]
     alike = ["--run-name=x", "--device=cuda", f"--results={tmp_path}", "--data-root=data", "--sync-batch-norm"]
     assert four == 4 and training == ["train", *alike] and searching[1:6] == alike
-    assert {"--profile=demo", "--data=digits", "--limit=3", "--set=channels=4", "--seed=0"} <= set(searching)
+    assert {
+        "--profile=demo",
+        "--data=digits",
+        "--limit=3",
+        "--set=channels=4",
+        "--seed=0",
+        "--size=16",
+        "--skip-unreadable",
+    } <= set(searching)
     for each in (searching, training):
         assert cli._parser().parse_args(each).run == "x"  # which torchrun's own options do not take away
 

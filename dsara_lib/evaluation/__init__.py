@@ -24,7 +24,7 @@ from .results import (
     load_evaluation,
     load_transfer_matrix,
 )
-from .statistics import Paired, mean_and_spread, paired, student_t, t_interval, wilson
+from .statistics import Paired, mean_and_spread, mean_over_classes, paired, student_t, t_interval, unbalanced, wilson
 from .surface import Surface, loss_surface
 
 __all__ = [
@@ -50,12 +50,14 @@ __all__ = [
     "load_transfer_matrix",
     "loss_surface",
     "mean_and_spread",
+    "mean_over_classes",
     "paired",
     "predict",
     "read_csv",
     "save_arrays",
     "student_t",
     "t_interval",
+    "unbalanced",
     "white_box",
     "wilson",
     "write_csv",

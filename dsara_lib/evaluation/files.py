@@ -59,7 +59,7 @@ def read_csv(path: str | Path, *needed: str) -> list[dict[str, Any]]:
 
 
 COUNTS = ("steps", "targets", "queries", "seed", "correct", "images")
-NUMBERS = ("eps", "step_size", "accuracy", "low", "high", "success_rate")
+NUMBERS = ("eps", "step_size", "accuracy", "low", "high", "balanced_accuracy", "success_rate")
 MAY_BE_EMPTY = ("step_size", "steps", "targets", "queries", "seed")  # natural images and FGSM have none
 
 

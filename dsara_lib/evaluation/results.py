@@ -15,7 +15,7 @@ from ..errors import WorkbookError, unknown
 from ..runs import read_json, write_json
 from ..shapes import Bool, Float, Int
 from .files import load_arrays, save_arrays
-from .statistics import Paired, paired, wilson
+from .statistics import Paired, mean_over_classes, paired, unbalanced, wilson
 
 NATURAL = "natural"
 PREFIXES = "image_checksums_of_first"  # in the provenance: the checksum of the first so many images, by their number
@@ -110,6 +110,26 @@ class Evaluation:
         """Share of right images."""
         return self.correct(attack).float().mean().item()
 
+    def balanced_accuracy(self, attack: str = NATURAL) -> float:
+        """Mean of the accuracies on each class, of those that the attack was asked of any image of."""
+        right = self.correct(attack)
+        return mean_over_classes(right, self.labels[: len(right)])
+
+    @property
+    def unbalanced(self) -> bool:
+        """Whether accuracy follows the large classes, so that the balanced one says more."""
+        return unbalanced(self._class_counts())
+
+    @property
+    def guessing(self) -> float:
+        """What is right by one answer to all: the largest class's share where classes are unbalanced, else one of so many."""
+        counts = self._class_counts()
+        return int(counts.max()) / int(counts.sum()) if self.unbalanced else 1 / len(counts)
+
+    def _class_counts(self) -> Int[Tensor, " classes"]:
+        _, counts = self.labels.long().unique(return_counts=True)
+        return torch.cat([counts, counts.new_zeros(max(0, len(self.classes) - len(counts)))])
+
     def interval(self, attack: str = NATURAL, confidence: float = 0.95) -> tuple[float, float]:
         """Wilson interval of the accuracy."""
         right = self.correct(attack)
@@ -142,6 +162,7 @@ class Evaluation:
                     "accuracy": self.accuracy(name),
                     "low": low,
                     "high": high,
+                    "balanced_accuracy": self.balanced_accuracy(name),
                 }
             )
         return rows

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 
+import torch
 from torch import Tensor
 
 from ..errors import WorkbookError
-from ..shapes import Bool
+from ..shapes import Bool, Int
 
 LEVEL = 0.05  # of the test below which "better" may be said
 
@@ -25,6 +26,22 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float
     half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     return low, 1.0 if successes == trials else min(1.0, centre + half)
+
+
+def mean_over_classes(right: Bool[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
+    """The mean of the classes' shares of right images, so that a small class counts as much as a large one."""
+    _, classes, counts = labels.long().unique(return_inverse=True, return_counts=True)
+    return (torch.bincount(classes, right.double()) / counts).mean().item()
+
+
+def unbalanced(counts: Int[Tensor, " classes"]) -> bool:
+    """Whether the largest class has more than 1.5 times the images of the smallest, and more than chance explains.
+
+    By the chi-squared statistic: a draw from equal classes stays below its mean and two standard deviations in 19 of 20 cases.
+    """
+    free, expected = len(counts) - 1, counts.double().mean()
+    statistic = ((counts - expected) ** 2 / expected).sum()
+    return bool(counts.max() > 1.5 * counts.min() and statistic > free + 2 * math.sqrt(2 * free))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,7 +145,7 @@ def adversarial_examples(
 def accuracy_by_attack(evaluations: Sequence[Any], chance: float | None = None) -> Figure:
     """Accuracy of each network under each attack with its 95 % interval (Wilson) over the same images.
 
-    `evaluations` are `Evaluation`s; chance is one over the number of classes unless given. An attack that was asked of another
+    `evaluations` are `Evaluation`s; chance is that of one answer to all unless given. An attack that was asked of another
     number of images than the title says has its own below its name.
     """
     attacks = list(dict.fromkeys(attack for each in evaluations for attack in each.predictions))
@@ -165,7 +165,7 @@ def accuracy_by_attack(evaluations: Sequence[Any], chance: float | None = None) 
             for at, value, high in zip(x, y, bounds[1], strict=True):
                 look = {"ha": "center", "va": "bottom", "fontsize": 5.5}
                 note(ax, f"{100 * value:.1f}", (at, 100 * high), (0, 1), ("data", "data"), darker(color), **look)
-    chance_line(ax, 1 / len(evaluations[0].classes) if chance is None else chance)
+    chance_line(ax, evaluations[0].guessing if chance is None else chance)
     first = evaluations[0]
     ax.set_xticks(range(len(attacks)), [_with_images(attack, evaluations, len(first.labels)) for attack in attacks])
     ax.set(xlim=(-0.6, len(attacks) - 0.4), ylim=(-2, 104), ylabel="accuracy (%)")

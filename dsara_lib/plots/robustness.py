@@ -72,7 +72,7 @@ def _panels(count: int, width: float, height: float, **options: Any) -> tuple[Fi
 def cascade(evaluations: Sequence[Any], chance: float | None = None, stages: Sequence[str] = CASCADE) -> Figure:
     """What is left after each attack of a cascade, and (hatched) what it cost; 95 % intervals (Wilson) at both ends.
 
-    `evaluations` are `Evaluation`s whose predictions hold some of the stages; chance is one over their classes unless given.
+    `evaluations` are `Evaluation`s whose predictions hold some of the stages; chance is that of one answer to all unless given.
     All stages of a network are shown on the images that all of them were asked of.
     """
     for each in _some("a cascade", evaluations):
@@ -96,7 +96,7 @@ def cascade(evaluations: Sequence[Any], chance: float | None = None, stages: Seq
         for index, bounds in ends.items():
             errors = np.abs(bounds - left[index])[:, None]
             ax.errorbar(index, left[index], errors, fmt="o", color=INK, markersize=2.5, elinewidth=1, capsize=2.5, capthick=0.8)
-        chance_line(ax, 1 / len(each.classes) if chance is None else chance)
+        chance_line(ax, each.guessing if chance is None else chance)
         ax.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
         ax.set(xlim=(-0.6, len(names) + 0.45), ylim=(-2, 104))  # room for the word at the line of chance
         ax.grid(False, axis="x")

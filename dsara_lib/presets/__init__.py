@@ -2,6 +2,7 @@
 
 from .making import attacks_at, fit, make_preset, override
 from .profiles import DEMO, PAPER, PRESETS, PUBLISHED_CODE, SHORT, EvaluationConfig, Preset
+from .transfer import Source, recorded, source_of
 from .variants import ABLATIONS, METHODS, VARIANTS, Variant
 
 __all__ = [
@@ -15,9 +16,12 @@ __all__ = [
     "VARIANTS",
     "EvaluationConfig",
     "Preset",
+    "Source",
     "Variant",
     "attacks_at",
     "fit",
     "make_preset",
     "override",
+    "recorded",
+    "source_of",
 ]

@@ -14,7 +14,9 @@ from ..runs import write_atomically
 from .claims import all_findings
 from .collection import Collection, collect
 from .comparison import forest_panels, grid_forest, verdict_rows, write_comparison
+from .model_cards import model_card, write_model_cards
 from .page import whole_page
+from .readme import readme_part, write_readme
 from .record import read
 from .sections import body
 from .tables import columns_of, grid_lines, grid_networks, lines_of, points_of, printed_points, text_rows
@@ -38,10 +40,14 @@ __all__ = [
     "grid_lines",
     "grid_networks",
     "lines_of",
+    "model_card",
     "points_of",
     "printed_points",
+    "readme_part",
     "text_rows",
     "verdict_rows",
     "write_comparison",
+    "write_model_cards",
+    "write_readme",
     "write_report",
 ]

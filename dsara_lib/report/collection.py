@@ -223,9 +223,12 @@ def _read_network(here: dict[str, Measured], run: Run, settings: Mapping[str, An
     evaluation = load_evaluation(path, network=run.name, **described)
     if ATTACK not in evaluation.predictions or "natural" not in evaluation.predictions:
         raise WorkbookError(f"has no {ATTACK}, by which systems are compared")
+    given, known_as = settings.get("from") or {}, name
+    if name == FOUND and given.get("kind") == "published":
+        known_as, published = str(given["name"]), True
     variant, method = str(settings.get("variant", "")), None if published else method_of(settings["preset"])
     conditions, shape = conditions_of(settings, card, evaluation), _digest(_shape(card["blueprint"]))
-    system = zoo.full_name(name) if method is None else system_of(method, variant)
+    system = zoo.full_name(known_as) if method is None else system_of(method, variant)
     here[name] = Measured(
         run=run.name,
         seed=int(settings["seed"]),
@@ -315,7 +318,7 @@ def is_papers_own(variant: str) -> bool:
 def places_of(system: str, method: Method | None, variant: str, data: str) -> frozenset[tuple[str, str]]:
     """The rows of the paper's tables that a system stands for."""
     tables, places = paper.paper_tables(), set[tuple[str, str]]()
-    where = paper.DATA.get(data, data)
+    where, system = paper.DATA.get(data, data), system.removesuffix("-32x32")  # the other stem of the same network
     if where in {row[0] for row in tables["table3"]["rows"]}:
         places |= {("table3", f"{where}: {row[1]}") for row in tables["table3"]["rows"] if (row[0], row[1]) == (where, system)}
     else:

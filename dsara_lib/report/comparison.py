@@ -49,10 +49,13 @@ TESTS = (
 )
 
 
-def write_comparison(results: str | Path) -> Path:
-    """Write `comparison.html` into the folder of all runs; its path. A folder without runs gives a page of the paper's numbers."""
+def write_comparison(results: str | Path, runs: Sequence[str] | None = None) -> Path:
+    """Write `comparison.html` into the folder of all runs, of all of them or of those named; its path.
+
+    A folder without runs gives a page of the paper's numbers.
+    """
     folder = Path(results).resolve()
-    page = whole_page("DSARA workbook: all runs beside the paper", comparison_body(collect(folder)))
+    page = whole_page("DSARA workbook: all runs beside the paper", comparison_body(collect(folder, runs)))
     write_atomically(folder / PAGE, page.replace(str(folder), folder.name))
     return folder / PAGE
 

@@ -15,6 +15,7 @@ from ..architecture import Genotype
 from ..errors import WorkbookError
 from ..evaluation import Evaluation, TransferMatrix, load_arrays, load_evaluation, load_transfer_matrix, read_csv
 from ..history import History, Metrics, read_epochs, read_history
+from ..presets import Source, recorded
 from ..runs import Run, read_json
 from ..soundness import Check
 from ..soundness import load as load_board
@@ -61,6 +62,11 @@ class Record:
     def preset(self) -> dict[str, Any]:
         """All settings that decide a result."""
         return self.settings["preset"]
+
+    @property
+    def source(self) -> Source | None:
+        """Where the architecture comes from, if not from a search of this run. Raises WorkbookError where that is not whole."""
+        return recorded(self.settings, self.name) if "from" in self.settings else None
 
     @property
     def data(self) -> str:

@@ -64,9 +64,9 @@ UPPER_LEVELS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 def headline(record: Record) -> Markup:
     """What was searched and what came out, in sentences."""
     settings = record.settings
-    limit = f", {settings.get('limit')} images per class" if settings.get("limit") else ""
+    read = how_read(settings)
     about = (
-        f"Data {record.data}{limit} · profile {settings.get('profile')} · seed {settings.get('seed')} · linf eps {eps_of(record)}"
+        f"Data {record.data}{read} · profile {settings.get('profile')} · seed {settings.get('seed')} · linf eps {eps_of(record)}"
     )
     created = str(record.card.get("created", ""))[:16].replace("T", " ")
     made = f"begun {created} UTC with dsara_lib {record.card.get('library', '')}"
@@ -85,15 +85,27 @@ def losses_of(level: Mapping[str, Any]) -> str:
     return f"{', '.join(most)} and {last} loss" if most else f"{last} loss"
 
 
+def how_read(settings: Mapping[str, Any]) -> str:
+    """What was read of a data set's images, and what became of them."""
+    size = settings.get("size")
+    limit = f", {settings.get('limit')} images per class" if settings.get("limit") else ""
+    brought = f", pictures brought to {size}x{size}" if size else ""
+    return limit + brought + (", unreadable files left out" if settings.get("skip_unreadable") else "")
+
+
 def searched(record: Record) -> Iterator[str]:
     """What was searched."""
+    if record.source is not None:
+        yield f"Nothing was searched here: the architecture is that {record.source.about}."
+        return
     search = record.preset["search"]
     parts = []
     for stage in search["stages"]:
         level = stage["upper_level"]
         told = UPPER_LEVELS.get(level.get("type"), lambda level: str(level.get("type")))(level)
         parts.append(f"{plural(stage['epochs'], 'epoch')} in which the alphas follow {told}")
-    size = f"a supernet of {search['num_cells']} cells and {search['channels']} channels"
+    learned = f" on {search['images']:,} of the training images" if search.get("images") else ""
+    size = f"a supernet of {search['num_cells']} cells and {search['channels']} channels{learned}"
     wanted = sum(stage["epochs"] for stage in search["stages"])
     done = len(record.search.epochs)
     if not done:
@@ -129,13 +141,24 @@ def measured(record: Record) -> Iterator[str]:
     if words := remark(record.boards.get(FOUND, [])):
         yield f"Beside these numbers stands what the soundness board says: {words}."
     if record.classes:
-        yield against_chance(robust, 1 / len(record.classes))
+        yield against_chance(robust, guessing(record))
     twin, twin_natural = record.row(TWIN, MAIN_ATTACK), record.row(TWIN, NATURAL)
     if twin is not None and twin_natural is not None:
         yield (
             f"The same architecture trained on natural images only is right on {told(twin_natural)} of them as they are and on "
             f"{told(twin)} under {with_eps(twin)}: {compared(record, robust, twin)}."
         )
+
+
+def is_unbalanced(record: Record) -> bool:
+    """Whether the classes of the evaluated images are."""
+    return any(each.unbalanced for each in record.evaluations.values())
+
+
+def guessing(record: Record) -> float:
+    """The share of images that one answer to all is right on."""
+    evaluation = record.evaluations.get(FOUND)
+    return 1 / len(record.classes) if evaluation is None else evaluation.guessing
 
 
 def against_chance(row: Mapping[str, Any], chance: float) -> str:
@@ -174,8 +197,8 @@ def tiles(record: Record) -> Markup | None:
                 tag("div", tag("b", percent(row["accuracy"])), words.format(with_eps(row)), tag("span", small), class_="tile")
             )
     if shown and record.classes:
-        many = f"{len(record.classes)} classes"
-        shown.append(tag("div", tag("b", percent(1 / len(record.classes))), "chance", tag("span", many), class_="tile"))
+        many = f"{len(record.classes):,} classes" + (", unbalanced" if is_unbalanced(record) else "")
+        shown.append(tag("div", tag("b", percent(guessing(record))), "chance", tag("span", many), class_="tile"))
     return tag("div", *shown, class_="tiles") if shown else None
 
 
@@ -185,6 +208,8 @@ def tiles(record: Record) -> Markup | None:
 def the_search(record: Record) -> Markup:
     """Curves of the search and the alphas."""
     steps, epochs, left_out = record.search.steps, record.search.epochs, record.search.told
+    if record.source is not None:
+        return paragraph(f"Nothing was searched in this run: its architecture is that {record.source.about}.")
     if not epochs:
         return missing("the search", "notebook 02 (search)")
     show, number, chosen = partial(drawn, record, source="search/epochs.jsonl"), num_operations(record), record.chosen_epoch
@@ -309,7 +334,7 @@ def white_box(record: Record) -> Markup:
     body = []
     most = max(row["images"] for row in rows)
     for network in networks:
-        cells = [accuracy_cell(record.row(network, attack), most) for attack in attacks]
+        cells = [accuracy_cell(record.row(network, attack), most, balanced(record, network, attack)) for attack in attacks]
         if worst:
             cells.append(worst_case_cell(record, network, most))
         body.append([network, text_cell(weights_told(record, network)), text_cell(remark_on(record, network)), *cells])
@@ -318,6 +343,8 @@ def white_box(record: Record) -> Markup:
         f"Accuracy with Wilson intervals at 95 %, data {record.data}, {images_told(rows)}; each attack made on the network itself "
         f"(engine {engines}). "
         "Columns with a plus count what the cascade has left so far; AutoAttack is what stands after all four parts."
+        + " Classes are unbalanced: beside each accuracy stands the balanced one, the mean of the classes'."
+        * is_unbalanced(record)
     )
     pieces = [table(head, body, about=about, classes=["ours" if name == FOUND else "" for name in networks])]
     shown = [marked(each, record.boards.get(name, [])) for name, each in record.evaluations.items()]
@@ -424,12 +451,21 @@ def attack_head(row: Mapping[str, Any]) -> Markup:
     return join(row["attack"], tag("small", ", ".join(parts)))
 
 
-def accuracy_cell(row: Mapping[str, Any] | None, usual: int | None = None) -> Markup:
-    """An accuracy with its interval, and its number of images where that is not the usual one."""
+def accuracy_cell(row: Mapping[str, Any] | None, usual: int | None = None, balanced: float | None = None) -> Markup:
+    """An accuracy with its interval, the balanced one where given, and its number of images where that is not the usual one."""
     if row is None:
         return tag("td", NOT_EVALUATED)
     images = "" if usual in (None, row["images"]) else f", n = {row['images']:,}"
-    return tag("td", percent(row["accuracy"]), tag("small", interval(row["low"], row["high"]) + images))
+    beside = "" if balanced is None else f", balanced {percent(balanced)}"
+    return tag("td", percent(row["accuracy"]), tag("small", interval(row["low"], row["high"]) + beside + images))
+
+
+def balanced(record: Record, network: str, attack: str) -> float | None:
+    """The balanced accuracy, where classes are unbalanced; also of runs whose tables have no such column."""
+    evaluation = record.evaluations.get(network)
+    if evaluation is None or not evaluation.unbalanced or attack not in evaluation.predictions:
+        return None
+    return evaluation.balanced_accuracy(attack)
 
 
 def worst_case_cell(record: Record, network: str, usual: int) -> Markup:
@@ -457,7 +493,7 @@ def against_eps(record: Record) -> Markup:
     if not rows:
         return missing("accuracy against eps", "notebook 04 (white-box attacks)")
     training_eps = record.preset["training"]["attack"]["eps"] if record.preset["training"].get("attack") else None
-    chance = 1 / len(record.classes) if record.classes else None
+    chance = guessing(record) if record.classes else None
     largest = max(row["eps"] for row in rows)
     ends = ", ".join(f"{row['network']} {percent(row['accuracy'])}" for row in rows if row["eps"] == largest)
     caption = f"At eps {eps_text(largest)} are left: {ends}; {record.data}, {images_told(rows)}."
@@ -714,8 +750,13 @@ def repeat(record: Record) -> Markup:
     parts = ["python3", "workbook.py", "run", "--run", record.name, "--profile", given["profile"], "--data", given["data"]]
     parts += ["--seed", str(given["seed"])]
     parts += ["--limit", str(given["limit"])] if given.get("limit") else []
+    parts += ["--size", str(given["size"])] if given.get("size") else []
+    parts += ["--skip-unreadable"] if given.get("skip_unreadable") else []
     parts += ["--set", given["changes"]] if given.get("changes") else []
-    parts += ["--variant", given["variant"]] if given.get("variant") else []
+    if record.source is not None:
+        parts += ["--from", record.source.name]
+    elif given.get("variant"):
+        parts += ["--variant", given["variant"]]
     words = "Called again, it goes on where it stopped; under another run name it starts anew, on the CPU with the same bits."
     hint = "The path after folder: is as seen from the folder of all runs." if str(given["data"]).startswith("folder:") else None
     rows = [[key, text_cell(text_of(value))] for key, value in record.environment.items()]

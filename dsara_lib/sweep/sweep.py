@@ -41,7 +41,7 @@ class Sweep:
     grid: Grid
     seeds: tuple[int, ...]
     results: Path
-    settings: Mapping[str, Any]  # of `open_experiment`, the same for all: profile, data, limit, changes, device
+    settings: Mapping[str, Any]  # of `open_experiment`, the same for all: profile, data, limit, size, changes, device
 
     def __post_init__(self):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -61,7 +61,7 @@ class Sweep:
         """Settings that no row could be opened with end here, before anything is done. Raises WorkbookError."""
         for row in self.grid.rows:
             make_preset(self.settings.get("profile", "demo"), self.settings.get("changes", ""), row.variant)
-        known = {key: self.settings[key] for key in ("limit",) if key in self.settings}
+        known = {key: self.settings[key] for key in ("limit", "size", "skip_unreadable") if key in self.settings}
         load(self.settings.get("data", "digits"), root=self.settings.get("data_root", "data"), **known)  # downloads it once for all
 
     def open(self, task: Task, **other: Any) -> Experiment:
