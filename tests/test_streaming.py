@@ -17,13 +17,13 @@ from dsara_lib import streaming
 from dsara_lib.data import Augmentation, Batches, DataSet, Split, halves, hold_out
 from dsara_lib.engine import Job, run_epochs
 from dsara_lib.evaluation import evaluate
-from dsara_lib.experiment import checksum_of
+from dsara_lib.experiment import Experiment, checksum_of
 from dsara_lib.runs import Checkpoints
 from dsara_lib.search import Searcher
 from dsara_lib.streaming import memory_of, stage, stays_on_host, stream
 from dsara_lib.training import Trainer, measure
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 DATA = toy_data()
 JOBS = {
     "search": lambda: Searcher(DATA, replace(SEARCH, stages=SEARCH.stages[1:])),
@@ -218,9 +218,18 @@ def test_halves_share_the_bytes_of_their_split_and_a_subset_has_its_own():
     split = images_of(10)
     before = split.images.clone()
     half, _ = halves(split, generator())
-    subset = split.subset(torch.tensor([3, 1]))
+    subset, everything = split.subset(torch.tensor([3, 1])), split.subset(torch.arange(10))
     split.images[:] = 0
-    assert half.images.max() == 0 and torch.equal(subset.images, before[[3, 1]])
+    assert half.images.max() == 0 and torch.equal(subset.images, before[[3, 1]]) and everything is split
+
+
+def test_training_images_are_brought_to_an_experiments_device_once_and_stay_where_they_are_on_the_cpu():
+    unused: Any = None
+    here = Experiment(run=unused, preset=unused, data=DATA, seed=0, device=CPU)
+    assert here.learnt_from.train is here.data.train
+    there = replace(here, device=META)
+    assert there.learnt_from.train.device == META and there.learnt_from.train is there.learnt_from.train
+    assert there.learnt_from.test is here.data.test and here.test(3).device == CPU
 
 
 def test_channel_statistics_are_those_of_all_images_however_many_are_looked_at_at_once(monkeypatch):
