@@ -300,7 +300,7 @@ def _commonest_error(counts: np.ndarray, classes: Sequence[str]) -> str:
     if not errors.any():
         return "no error"
     share = 100 * errors[row, column] / total[row]
-    return f"most frequent error: {classes[row]} → {classes[column]}, {errors[row, column]:,} of {total[row]:,} ({share:.0f} %)"
+    return f"most frequent error: {classes[int(row)]} → {classes[int(column)]}, {errors[row, column]:,} of {total[row]:,} ({share:.0f} %)"
 
 
 def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
