@@ -13,13 +13,11 @@ programs. Sizes are known before anything is decoded.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
+Picture = Any  # an Image of Pillow, which is imported where one is read
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "PCX", "JPEG2000")
 LARGEST_SIDE = 4096  # of an image, in pixels
 ORIENTATION, BITS, PHOTOMETRIC = 274, 258, 262  # numbers of TIFF tags, the first of EXIF data in any format
@@ -52,7 +50,7 @@ def decoded(content: bytes, formats: tuple[str, ...], size: int | None = None) -
         return np.asarray(turned if size is None else _brought_to(turned, size))
 
 
-def _of_8_bits(image: Image) -> Image:
+def _of_8_bits(image: Picture) -> Picture:
     """Modes that stand for 8 bits or fewer are left as they are."""
     if image.mode.startswith("F"):
         raise ValueError(f"its pixels are floats (mode {image.mode}), whose white is not told")
@@ -62,7 +60,7 @@ def _of_8_bits(image: Image) -> Image:
 
     white, dark_is_high, transparent = 2**16 - 1, False, image.info.get("transparency")
     if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
+        tags = image.tag_v2
         white = 2**12 - 1 if tags.get(BITS) == (12,) else white
         dark_is_high = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
     values = np.asarray(image).astype(np.int64)
@@ -76,7 +74,7 @@ def _of_8_bits(image: Image) -> Image:
     return Image.fromarray(scaled.astype(np.uint8))
 
 
-def _opaque(image: Image) -> Image:
+def _opaque(image: Picture) -> Picture:
     """Grey ("L") or RGB, transparent parts over white."""
     from PIL import Image
 
@@ -89,7 +87,7 @@ def _opaque(image: Image) -> Image:
     return white
 
 
-def _orientation(image: Image) -> int:
+def _orientation(image: Picture) -> int:
     """1 to 8 as EXIF has it, of an image that is decoded; 1, upright, where it says nothing or nothing that can be understood."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
@@ -97,7 +95,7 @@ def _orientation(image: Image) -> int:
         return 1
 
 
-def _turned(image: Image, orientation: int) -> Image:
+def _turned(image: Picture, orientation: int) -> Picture:
     from PIL.Image import Transpose
 
     ways = {
@@ -112,7 +110,7 @@ def _turned(image: Image, orientation: int) -> Image:
     return image.transpose(ways[orientation]) if orientation in ways else image
 
 
-def _brought_to(image: Image, size: int) -> Image:
+def _brought_to(image: Picture, size: int) -> Picture:
     """The shorter side as long as `size`, what the longer one has over cut off at both ends."""
     from PIL.Image import Resampling
 

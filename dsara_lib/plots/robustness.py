@@ -296,7 +296,7 @@ def _errors(counts: np.ndarray) -> np.ndarray:
 
 def _commonest_error(counts: np.ndarray, classes: Sequence[str]) -> str:
     errors, total = _errors(counts), counts.sum(axis=1)
-    row, column = np.unravel_index(errors.argmax(), errors.shape)
+    row, column = divmod(int(errors.argmax()), len(classes))
     if not errors.any():
         return "no error"
     share = 100 * errors[row, column] / total[row]
@@ -313,7 +313,7 @@ def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarr
     place[worst] = np.arange(MANY)
     merged = np.zeros((MANY + 1, MANY + 1), dtype=int)
     np.add.at(merged, (place[:, None], place[None, :]), counts)
-    return merged, [*(classes[each] for each in worst), "all others"]
+    return merged, [*(classes[each] for each in worst.tolist()), "all others"]
 
 
 @styled
