@@ -296,11 +296,11 @@ def _errors(counts: np.ndarray) -> np.ndarray:
 
 def _commonest_error(counts: np.ndarray, classes: Sequence[str]) -> str:
     errors, total = _errors(counts), counts.sum(axis=1)
-    row, column = divmod(int(errors.argmax()), len(classes))
+    row, column = map(int, np.unravel_index(errors.argmax(), errors.shape))
     if not errors.any():
         return "no error"
     share = 100 * errors[row, column] / total[row]
-    return f"most frequent error: {classes[int(row)]} → {classes[int(column)]}, {errors[row, column]:,} of {total[row]:,} ({share:.0f} %)"
+    return f"most frequent error: {classes[row]} → {classes[column]}, {errors[row, column]:,} of {total[row]:,} ({share:.0f} %)"
 
 
 def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
