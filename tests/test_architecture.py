@@ -128,6 +128,27 @@ def test_factorised_reduction_sees_both_diagonals_of_pixels(size: int) -> None:
     assert torch.equal(gradient[0, 0] != 0, rows % 2 == columns % 2)
 
 
+@pytest.mark.parametrize("size", [34, 35])
+def test_large_images_are_halved_before_their_1x1_convolutions_with_the_same_values_and_gradients(size: int, monkeypatch) -> None:
+    """torch's own way has written beyond the gradient of a kernel with few outputs there."""
+    reduction = FactorisedReduction(3, 4, affine=True).double()
+    image = torch.rand(2, 3, size, size, dtype=torch.float64, requires_grad=True)
+
+    def gradients() -> list[torch.Tensor]:
+        out = reduction(image)
+        return [
+            out,
+            *torch.autograd.grad((out * torch.arange(1.0, 5)[:, None, None]).sin().sum(), [image, *reduction.parameters()]),
+        ]
+
+    monkeypatch.setattr("dsara_lib.architecture.operations.SAFE_SIDE", size)
+    plain = gradients()
+    monkeypatch.undo()
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda *_: pytest.fail("torch's own way was taken"))
+    for one, other in zip(gradients(), plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
 def test_unknown_operation_is_answered_with_the_nearest_and_all_known() -> None:
     with pytest.raises(WorkbookError) as raised:
         make_operation("sep_conv_3X3 ", 4, 1)

@@ -11,11 +11,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import unknown
 from ..shapes import Float
 from .depthwise import Depthwise
 
+SAFE_SIDE = 32  # pixels
 OperationFactory = Callable[[int, int, bool], nn.Module]
 
 
@@ -92,7 +94,17 @@ class FactorisedReduction(nn.Module):
         x = self.relu(x)
         # With an odd size the shifted grid is one pixel short; a zero row and column make both grids equal.
         shifted = nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
-        return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
+        return self.norm(torch.cat([_halve(self.even, x), _halve(self.odd, shifted)], dim=1))
+
+
+def _halve(convolution: nn.Conv2d, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+    """A 1x1 convolution of stride 2, of large images on a CPU as one of stride 1 on every second pixel.
+
+    torch 2.15's oneDNN writes beyond the gradient of a kernel with few outputs there (LOG.md, 2026-11-23).
+    """
+    if isinstance(x, Tensor) and x.device.type == "cpu" and x.shape[2] > SAFE_SIDE:  # no tensor where a network is only traced
+        return F.conv2d(x[:, :, ::2, ::2], convolution.weight, convolution.bias)
+    return convolution(x)
 
 
 OPERATIONS: dict[str, OperationFactory] = {
