@@ -24,7 +24,7 @@ from dsara_lib.side_by_side import Command, commands, run_commands
 NOTING = """
 import sys, time, signal
 from pathlib import Path
-name, folder, seconds, code = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+name, folder, until, code = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 def stop(number, frame):
     (folder / f"{name}.stopped").touch()
     sys.exit(128 + number)
@@ -32,7 +32,8 @@ signal.signal(signal.SIGTERM, stop)
 begun = time.monotonic()
 print("hello", flush=True)
 (folder / f"{name}.running").touch()
-time.sleep(seconds)
+while not (folder / f"{until}.running").exists():
+    time.sleep(0.01)
 (folder / name).write_text(f"{begun} {time.monotonic()}")
 sys.exit(code)
 """
@@ -40,7 +41,8 @@ sys.exit(code)
 
 @pytest.fixture
 def noting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A command that notes when it ran, in place of one of the library: its name, what it waits for, seconds, exit status."""
+    """A command that notes when it ran, in place of one of the library: its name, what it waits for, until which other one
+    runs beside it (at least until it runs itself), and its exit status."""
     script = tmp_path / "noting.py"
     script.write_text(textwrap.dedent(NOTING))
     real = side_by_side.subprocess.Popen
@@ -49,8 +51,8 @@ def noting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return real([sys.executable, str(script), *arguments[4:]], **options)
 
     monkeypatch.setattr(side_by_side.subprocess, "Popen", instead)
-    return lambda name, *after, seconds=0.05, code=0: Command(
-        name=name, arguments=(name, str(tmp_path), str(seconds), str(code)), after=after
+    return lambda name, *after, until="", code=0: Command(
+        name=name, arguments=(name, str(tmp_path), until or name, str(code)), after=after
     )
 
 
@@ -62,9 +64,9 @@ def span(folder: Path, name: str) -> tuple[float, float]:
 def test_a_command_begins_when_those_it_needs_have_ended_and_no_more_run_than_allowed(
     noting: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_commands([noting("a", seconds=0.2), noting("b", "a"), noting("c", seconds=0.2), noting("d")], 2)
-    a, b, c, d = (span(tmp_path, name) for name in "abcd")
-    assert b[0] >= a[1] and min(a[1], c[1]) > max(a[0], c[0]) and d[0] >= min(a[1], c[1])
+    run_commands([noting("a", until="c"), noting("b", "a"), noting("c", until="a"), noting("d")], 2)
+    a, b, c, d = (span(tmp_path, name) for name in "abcd")  # a and c have waited for each other
+    assert b[0] >= a[1] and d[0] >= min(a[1], c[1])
     assert {f"{name}: hello" for name in "abcd"} <= set(capsys.readouterr().out.splitlines())
 
 
@@ -86,7 +88,7 @@ def test_a_signal_reaches_all_and_their_end_is_waited_for(noting: Any, tmp_path:
 
     monkeypatch.setattr(side_by_side, "Queue", Interrupted)
     with pytest.raises(Stopped):
-        run_commands([noting("a", seconds=60), noting("b", seconds=60)], 2)
+        run_commands([noting("a", until="never"), noting("b", until="never")], 2)
     assert {path.stem for path in tmp_path.glob("*.stopped")} == {"a", "b"}
 
 
