@@ -261,19 +261,7 @@ def run_search(given: argparse.Namespace) -> None:
     """The search of a run, by this process or by the group that it belongs to."""
     from .steps import search
 
-    experiment = search(
-        _run_name(given),
-        profile=given.profile,
-        data=given.data,
-        **_reading(given),
-        seed=given.seed,
-        changes=given.set,
-        variant=given.variant,
-        device=given.device,
-        results=given.results,
-        data_root=given.data_root,
-        sync_batch_norm=given.sync_batch_norm,
-    )
+    experiment = search(_run_name(given), **_chosen(given), **_places(given), sync_batch_norm=given.sync_batch_norm)
     if _speaks():
         print(f"done; what was found: {experiment.search_folder / 'genotype.json'}")
 
@@ -283,9 +271,7 @@ def run_training(given: argparse.Namespace) -> None:
     from .steps import train
 
     names = [name for name in given.networks.split(",") if name]
-    options = {"device": given.device, "results": given.results, "data_root": given.data_root}
-    options |= {"sync_batch_norm": given.sync_batch_norm}
-    experiment = train(given.run, networks=names, **options)
+    experiment = train(given.run, networks=names, **_places(given), sync_batch_norm=given.sync_batch_norm)
     if _speaks():
         print(f"done; the networks: {experiment.run.path('networks')}")
 
@@ -297,8 +283,7 @@ def run_evaluation(given: argparse.Namespace) -> None:
     names, attacks = (
         None if text is None else [name for name in text.split(",") if name] for text in (given.networks, given.black_box)
     )
-    places = {"device": given.device, "results": given.results, "data_root": given.data_root}
-    experiment = evaluate(given.run, networks=names or (), black_box=attacks, **places)
+    experiment = evaluate(given.run, networks=names or (), black_box=attacks, **_places(given))
     print(f"done; notebooks 04 and 05 make tables of it: {experiment.run.path('evaluation')}")
 
 
@@ -318,25 +303,24 @@ def _open(given: argparse.Namespace, name: str) -> Any:
     """The run of these arguments, made or gone on with."""
     from .experiment import open_experiment
 
-    return open_experiment(
-        name,
-        profile=given.profile,
-        data=given.data,
-        **_reading(given),
-        seed=given.seed,
-        changes=given.set,
-        variant=given.variant,
-        source=given.source,
-        device=given.device,
-        results=given.results,
-        data_root=given.data_root,
-    )
+    return open_experiment(name, **_chosen(given), **_places(given), source=given.source)
+
+
+def _chosen(given: argparse.Namespace) -> dict[str, Any]:
+    """What decides a run, as `open_experiment` takes it."""
+    settings = {"profile": given.profile, "data": given.data, "seed": given.seed, "changes": given.set, "variant": given.variant}
+    return settings | _reading(given)
+
+
+def _places(given: argparse.Namespace) -> dict[str, Any]:
+    """Where it is computed and kept, and where its data lie."""
+    return {"device": given.device, "results": given.results, "data_root": given.data_root}
 
 
 def _opening(given: argparse.Namespace) -> list[str]:
     """The options of `search` that make the run."""
-    options = {"profile": given.profile, "data": given.data, "seed": given.seed, "set": given.set, "variant": given.variant}
-    return _written({**options, **_reading(given)})
+    chosen = _chosen(given)
+    return _written({"set": chosen.pop("changes"), **chosen})
 
 
 def _speaks() -> bool:
