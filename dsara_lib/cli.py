@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import Everywhere, Stopped, WorkbookError, unknown
+from .processes import ROOT, python_path
 
 if TYPE_CHECKING:
     from .architecture import AnyBlueprint
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 CHAIN = ("01", "02", "03", "04", "05", "06", "09")
 TRANSFER = ("07", "04", "05", "09")  # where the architecture comes from elsewhere
 SECONDS_BETWEEN_LINES = 10.0
-ROOT = Path(__file__).resolve().parent.parent
 RUN = ("--run", "--run-name")  # torchrun would take --run for the beginning of an option of its own
 PROFILES = "demo, cpu, short, paper, gpu or published-code"
 FULL = ("01", "02", "07")  # notebooks that take all settings of a run; the others read them from its folder
@@ -341,9 +341,7 @@ def _train_in_processes(given: argparse.Namespace, name: str) -> None:
 
 
 def _alike(given: argparse.Namespace, name: str) -> list[str]:
-    synchronised = ["--sync-batch-norm"] if given.sync_batch_norm else []
-    places = [f"--results={given.results}", f"--data-root={given.data_root}"]
-    return [f"--run-name={name}", f"--device={given.device}", *places, *synchronised]
+    return _written({"run_name": name, **_places(given), "sync_batch_norm": given.sync_batch_norm})
 
 
 BEFORE = {
@@ -404,15 +402,15 @@ def show_cost(given: argparse.Namespace) -> None:
 
 def _blueprint(given: argparse.Namespace, num_classes: int = 10) -> tuple[AnyBlueprint, str]:
     """The network of a name or a genotype file at the size that is asked for, and what is to be noted about it."""
-    from .architecture import Blueprint, Genotype, SearchSpace, zoo
+    from .architecture import Blueprint, Genotype, zoo
 
     size = {k: v for k, v in (("num_cells", given.num_cells), ("channels", given.channels)) if v is not None}
     if given.name.endswith(".json") or Path(given.name).is_file():
+        from .presets import space_of
+
         genotype = Genotype.load(given.name)
-        dsara = "robust" in genotype.cells
-        space = SearchSpace() if dsara else SearchSpace(placement="A-A-A", filters=(1, 2, 4))
         size = {"num_cells": 20, "channels": 64} | size
-        return Blueprint(genotype=genotype, space=space, num_classes=num_classes, **size), ""
+        return Blueprint(genotype=genotype, space=space_of(genotype), num_classes=num_classes, **size), ""
     entry = zoo.load(zoo.full_name(given.name))
     return entry.blueprint(num_classes, **size), entry.note
 
@@ -600,9 +598,8 @@ class _environment:
     """Kernels find the library wherever the command was started."""
 
     def __enter__(self) -> None:
-        root = str(ROOT)
         self.before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join([root, *([self.before] if self.before else [])])
+        os.environ["PYTHONPATH"] = python_path()
 
     def __exit__(self, *_: object) -> None:
         if self.before is None:

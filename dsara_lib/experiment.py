@@ -222,8 +222,9 @@ class Experiment:
                 raise unknown("black-box attack of this run", name, known)
         if attacks is None:
             yield from self._white_boxes(self.chosen(networks))
+            attacks = () if networks else known
         trained = self.trained()
-        for attack in () if networks and attacks is None else known if attacks is None else attacks:
+        for attack in attacks:
             if untrained := [name for name in self.network_names if name not in trained]:
                 raise FileNotFoundError(f"run {self.run.name!r} has not trained {', '.join(untrained)} yet; `train` does")
             yield f"black box, {attack}", self.black_box(self.transferring(), attack), f"transfer-{attack}"
@@ -311,12 +312,12 @@ def open_experiment(
 
     Raises WorkbookError for unknown names, and where the folder has other settings or was made on other images.
     """
-    taken = _taken_from(source, run, results)
+    made = _made_on(RunStore(Path(results)), run)
+    taken = _taken_from(source, made, run, results)
     variant = taken.variant if taken else variant
     preset = make_preset(profile, changes, variant)
     limit = preset.limit if limit is None else limit
     where = choose_device(device)
-    made = _made_on(RunStore(Path(results)), run)
     # A run that says nothing of channels has three, also one of an earlier version on images that are all grey.
     colour = made is not None and made.get("channels") != 1
     loaded = load(data, root=data_root, limit=limit, size=size, skip_unreadable=skip_unreadable, colour=colour)
@@ -334,10 +335,9 @@ def open_experiment(
     return Experiment(run=opened, preset=preset, data=data_set, seed=seed, device=where, source=taken)
 
 
-def _taken_from(source: str, run: str, results: str | Path) -> Source | None:
+def _taken_from(source: str, made: Mapping[str, Any] | None, run: str, results: str | Path) -> Source | None:
     """What a run takes its architecture from; where it has been made, as it was then, whatever became of the source."""
-    made = _made_on(RunStore(Path(results)), run) if source else None
-    if made and isinstance(made.get("from"), dict) and made["from"].get("name") == source:
+    if source and made and isinstance(made.get("from"), dict) and made["from"].get("name") == source:
         return recorded(made, run)
     return source_of(source, results) if source else None
 

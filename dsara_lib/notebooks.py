@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import WorkbookError, unknown
+from .processes import ROOT, SECONDS_TO_STOP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
     from .engine import Event
     from .experiment import Experiment
 
-FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+FOLDER = ROOT / "notebooks"
 PARAMETER = re.compile(r"^([A-Z][A-Z0-9_]*)\s*:\s*([^=#]+?)\s*=\s*(.+?)(?:\s{2,}#\s*(.*))?$", re.MULTILINE)
 SECONDS_BETWEEN_LINES = 10.0
-SECONDS_TO_STOP = 120.0  # for the step under way
 BEGUN = "_begun"  # in a notebook's namespace: its parameters have been checked
 
 

@@ -213,20 +213,20 @@ def changed_since(written: Any, settings: Any) -> list[str]:
             f"settings that this version ({__version__}) does not know ({', '.join(strange[:3])}): a newer version made it; "
             "go on with that one or give another run name"
         )
-    return differences(_with_defaults(written, settings), describe(settings))
+    return differences(with_defaults(written, settings), describe(settings))
 
 
-def _with_defaults(written: Any, settings: Any) -> Any:
+def with_defaults(written: Any, settings: Any) -> Any:
     """What was written, with a default for each setting that has been added to its dataclass since."""
     if _describes(written, settings):
         added = {each.name: _default(each) for each in fields(settings) if each.name not in written}
         present = {each.name for each in fields(settings)}
-        kept = {k: _with_defaults(v, getattr(settings, k)) if k in present else v for k, v in written.items()}
+        kept = {k: with_defaults(v, getattr(settings, k)) if k in present else v for k, v in written.items()}
         return kept | {name: value for name, value in added.items() if value is not MISSING}
     if isinstance(written, dict) and isinstance(settings, Mapping):
-        return {k: _with_defaults(v, settings[k]) if k in settings else v for k, v in written.items()}
+        return {k: with_defaults(v, settings[k]) if k in settings else v for k, v in written.items()}
     if _alike(written, settings):
-        return [_with_defaults(*pair) for pair in zip(written, settings, strict=True)]
+        return [with_defaults(*pair) for pair in zip(written, settings, strict=True)]
     return written
 
 
@@ -518,6 +518,7 @@ __all__ = [
     "read_json",
     "read_jsonl",
     "seeded",
+    "with_defaults",
     "write_after",
     "write_atomically",
     "write_json",

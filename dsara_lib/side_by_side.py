@@ -13,16 +13,14 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Queue
 from typing import IO
 
 from .errors import WorkbookError
 from .experiment import FOUND
 from .presets import Preset
+from .processes import SECONDS_TO_STOP, python_path
 
-ROOT = Path(__file__).resolve().parent.parent
-SECONDS_TO_STOP = 120.0  # for the step under way and its commit
 SEARCH = "search"
 
 
@@ -88,10 +86,9 @@ def _ready(waiting: Sequence[Command], done: set[str]) -> Iterator[Command]:
 
 
 def _start(command: Command, ended: Queue[str]) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "dsara_lib", *command.arguments],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": python_path()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

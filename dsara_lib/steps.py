@@ -19,9 +19,7 @@ from .engine import run_epochs
 from .errors import WorkbookError
 from .experiment import Experiment, find_experiment, open_experiment
 from .notebooks import follow
-
-ROOT = Path(__file__).resolve().parent.parent
-SECONDS_TO_STOP = 120.0  # for the step under way and its commit
+from .processes import SECONDS_TO_STOP, python_path
 
 
 def search(run: str, *, device: str = "auto", sync_batch_norm: bool = False, **opening: Any) -> Experiment:
@@ -98,7 +96,7 @@ def in_processes(count: int, arguments: Sequence[str]) -> None:
     A signal that asks for an end is passed on, and what it keeps is waited for. Raises WorkbookError where the command fails.
     """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "--max-restarts=1"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    environment = {**os.environ, "PYTHONPATH": python_path()}
     # In a session of its own: Ctrl-C would else reach each process twice, from the terminal and from torchrun.
     process = subprocess.Popen([*launcher, "-m", "dsara_lib", *arguments], env=environment, start_new_session=True)
     try:

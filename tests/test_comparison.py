@@ -48,7 +48,7 @@ from dsara_lib.report.inference import (
     sign_flip,
 )
 from dsara_lib.report.tables import comparable, lines_of
-from dsara_lib.runs import RunStore, describe, write_json, write_jsonl
+from dsara_lib.runs import RunStore, describe, read_json, write_json, write_jsonl
 from dsara_lib.search.upper_level import min_norm_weight
 from dsara_lib.sweep import grids
 
@@ -296,6 +296,22 @@ def test_only_what_differs_in_its_seed_alone_is_averaged(tmp_path: Path) -> None
         else:
             assert (number.low, number.high) == pytest.approx(t_interval([0.5, 0.6, 0.75]), abs=1e-6)
             assert number.value == pytest.approx(37 / IMAGES) and number.over == "seeds"
+
+
+@pytest.mark.parametrize("later", ["training.stored=float32", "search.images=None"])
+def test_a_setting_that_was_added_later_keeps_no_runs_apart(tmp_path: Path, later: str) -> None:
+    setting, default = later.split("=")
+    part, name = setting.split(".")
+    write_run(tmp_path, "new")
+    folder = write_run(tmp_path, "old", seed=1)
+    for path in (folder / "run.json", folder / "networks" / "found" / "best" / "card.json"):
+        written = read_json(path)
+        holding = written.get(part) or written.get("settings", {}).get("preset", {}).get(part)
+        if holding is not None:
+            assert str(holding.pop(name)) == default
+        write_json(path, written)
+    (line,) = (line for line in lines_of(collect(tmp_path), "table1") if line.ours)
+    assert line.seeds == (0, 1)
 
 
 def test_numbers_of_fewer_images_are_not_averaged_with_others_and_say_their_number(tmp_path: Path) -> None:

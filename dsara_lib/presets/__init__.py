@@ -2,7 +2,7 @@
 
 from .making import attacks_at, fit, make_preset, override
 from .profiles import DEMO, PAPER, PRESETS, PUBLISHED_CODE, SHORT, EvaluationConfig, Preset
-from .transfer import Source, recorded, source_of
+from .transfer import Source, recorded, source_of, space_of
 from .variants import ABLATIONS, METHODS, VARIANTS, Variant
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "override",
     "recorded",
     "source_of",
+    "space_of",
 ]

@@ -21,8 +21,9 @@ from ..architecture import Cost, blueprint_cost, blueprint_from_dict, zoo
 from ..data import eps_text
 from ..errors import WorkbookError
 from ..evaluation import Evaluation, TransferMatrix, load_evaluation, load_transfer_matrix
-from ..runs import Run, RunStore
-from ..training import load_card
+from ..runs import Run, RunStore, with_defaults
+from ..search import SearchConfig
+from ..training import TrainConfig, load_card
 from .descent import counted
 
 FOUND, ATTACK = "found", "PGD20"
@@ -349,6 +350,7 @@ def conditions_of(settings: Mapping[str, Any], card: Mapping[str, Any], evaluati
     asked = evaluation.together([ATTACK])
     step = f" of {eps_text(attack['step_size'])}" if attack.get("step_size") is not None else ""
     told = f"{ATTACK} (eps {eps_text(attack.get('eps', evaluation.eps))}" + (f", {attack['steps']} steps{step})" if step else ")")
+    training = with_defaults(card["training"], TrainConfig())  # a setting that has been added since separates no runs
     return Conditions(
         data=evaluation.data,
         limit=settings["limit"] if settings.get("limit") else None,
@@ -360,14 +362,14 @@ def conditions_of(settings: Mapping[str, Any], card: Mapping[str, Any], evaluati
         attack=told,
         images=len(asked.labels),
         checksum=str(asked.provenance.get("image_checksum", "")),
-        training=_digest([card["training"], evaluation.provenance.get("dtype"), attack, card["data"].get("images")]),
+        training=_digest([training, evaluation.provenance.get("dtype"), attack, card["data"].get("images")]),
     )
 
 
 def searched_with(settings: Mapping[str, Any]) -> str:
     """A digest of all of the search but its method: of the stages only how many epochs they have together, and the changes that
     were asked for."""
-    search = json.loads(json.dumps(settings["preset"]["search"]))
+    search = dict(with_defaults(settings["preset"]["search"], SearchConfig()))
     space = {key: value for key, value in search.pop("space").items() if key not in ("placement", "filters")}
     stages = search.pop("stages")
     epochs = sum(int(stage["epochs"]) for stage in stages)

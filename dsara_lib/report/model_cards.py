@@ -17,10 +17,11 @@ from ..data import eps_text
 from ..evaluation import NATURAL
 from ..runs import write_atomically
 from ..soundness import remark
-from .page import interval, percent
+from .collection import FOUND
+from .page import percent
 from .record import LAST, Record, read
+from .sections import told
 
-FOUND = "found"
 CARD = "README.md"
 USE = """```python
 from dsara_lib.training import load_network
@@ -135,8 +136,8 @@ def withstood(record: Record, name: str) -> Iterator[str]:
         return
     head = ["attack", "eps", "steps", "right", "accuracy (95 %, Wilson)"]
     yield markdown_table(head, [[row["attack"], *radius_and_steps(row), right(row), told(row)] for row in rows])
-    words = remark(record.boards[name]) or "all checks pass" if name in record.boards else "not run"
-    yield f"Soundness board: {words}. Test images of {rows[0]['data']}; none of them was used to choose anything."
+    images = f"Test images of {rows[0]['data']}; none of them was used to choose anything."
+    yield f"Soundness board: {board_told(record, name)}. {images}"
 
 
 def radius_and_steps(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -153,9 +154,9 @@ def right(row: Mapping[str, Any]) -> str:
     return f"{row['correct']:,} of {row['images']:,}"
 
 
-def told(row: Mapping[str, Any]) -> str:
-    """An accuracy with its interval."""
-    return f"{percent(row['accuracy'])} ({interval(row['low'], row['high'])})"
+def board_told(record: Record, name: str) -> str:
+    """What the soundness board says of a network, in few words."""
+    return remark(record.boards[name]) or "all checks pass" if name in record.boards else "not run"
 
 
 def limits(record: Record, name: str) -> Iterator[str]:

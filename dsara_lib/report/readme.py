@@ -11,13 +11,13 @@ from .. import drawing, paper, plots
 from ..errors import WorkbookError
 from ..evaluation import NATURAL
 from ..runs import write_atomically
-from ..soundness import marked, remark
+from ..soundness import marked
 from .claims import all_findings
 from .collection import collect
 from .findings import NOT_MEASURED
-from .model_cards import markdown_table, told, trained
+from .model_cards import board_told, markdown_table, trained
 from .record import LAST, Record, read
-from .sections import MAIN_ATTACK, counted, eps_of, pareto_points
+from .sections import FOUND, MAIN_ATTACK, counted, eps_of, pareto_points, told
 
 BEGIN, END = "<!-- of the run {run}: written by `workbook.py report`, not by hand -->", "<!-- end of the run -->"
 COLUMNS = (NATURAL, "FGSM", "PGD20", "PGD100", "AutoAttack")
@@ -48,7 +48,7 @@ def readme_part(record: Record, figures: Path) -> str:
 
 def how(record: Record) -> str:
     """The protocol, in a paragraph."""
-    card, settings, search = record.cards["found"], record.settings, record.preset["search"]
+    card, settings, search = record.cards[FOUND], record.settings, record.preset["search"]
     few = f" ({settings['limit']:,} a class)" if settings.get("limit") else ""
     epochs = sum(stage["epochs"] for stage in search["stages"])
     learned = f" on {search['images']:,} images" if search.get("images") else ""
@@ -69,14 +69,14 @@ def white_box_table(record: Record) -> str:
     rows = []
     for network in dict.fromkeys(row["network"] for row in record.white_box if not row["network"].endswith(f"-{LAST}")):
         found = [record.row(network, name) for name in COLUMNS]
-        board = remark(record.boards[network]) or "all checks pass" if network in record.boards else "not run"
-        rows.append([network, *counted(record, network), *("–" if row is None else told(row) for row in found), board])
+        numbers = ("–" if row is None else told(row) for row in found)
+        rows.append([network, *counted(record, network), *numbers, board_told(record, network)])
     return markdown_table(head, rows)
 
 
 def images_of(record: Record, attack: str) -> str:
     """On how many images a column stands, with the budget where it is not the standard one."""
-    row = record.row("found", attack)
+    row = record.row(FOUND, attack)
     if row is None:
         return ""
     reduced = attack == "AutoAttack" and (row.get("steps"), row.get("targets"), row.get("queries")) != (100, 9, 5000)

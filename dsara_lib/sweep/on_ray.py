@@ -27,6 +27,7 @@ import torch
 
 from ..errors import InUse, WorkbookError
 from ..experiment import absolute
+from ..processes import python_path
 from .progress import Job, Listener, Progress, Teller, sentence
 
 INSTALL = "python -m pip install 'ray>=2.49,<2.54'"
@@ -34,7 +35,6 @@ OBJECT_STORE = 80 * 2**20  # bytes, near Ray's least: jobs hand over nothing but
 LOOK = 0.3  # seconds between two looks at the logs
 STARTS = 3  # a loaded machine may be too slow for the 15 seconds in which Ray wants to have started
 LET_GO = 20.0  # seconds in which a process that died has let go of its folder
-ROOT = str(Path(__file__).resolve().parents[2])
 
 
 class Again(Exception):
@@ -257,9 +257,8 @@ def _check_shared(ray: Any, folders: set[Path]) -> None:
 
 def _quiet() -> dict[str, str]:
     """Workers find this library, nothing is sent to Ray's makers, and a job without a GPU is told so by its device alone."""
-    path = os.pathsep.join([ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
     told = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    return {"PYTHONPATH": path, **told}
+    return {"PYTHONPATH": python_path(), **told}
 
 
 @cache  # Ray reads it when it is imported, once in the life of a process
