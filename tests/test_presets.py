@@ -112,3 +112,10 @@ def test_an_unknown_device_is_named():
     with pytest.raises(WorkbookError, match="unknown device 'gpu'"):
         choose_device("gpu")
     assert choose_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("name", sorted(name for name, preset in PRESETS.items() if preset.match))
+def test_networks_of_equal_parameters_are_as_deep_as_each_other(name: str) -> None:
+    preset = PRESETS[name]
+    size = (preset.num_cells, preset.channels)
+    assert (preset.baseline_size or (PAPER.num_cells, PAPER.channels)) == size

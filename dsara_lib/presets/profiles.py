@@ -185,8 +185,9 @@ CPU = replace(
         probe_images=32,
         batch_size=100,
     ),
-    num_cells=8,
-    channels=16,
+    num_cells=5,
+    channels=12,
+    baseline_size=(5, 12),
     limit=1_000,
     threads=1,
 )
