@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import WorkbookError, unknown
 from .processes import ROOT, SECONDS_TO_STOP
+from .runs import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -302,6 +303,19 @@ def execute(path: Path, output: Path, parameters: Mapping[str, Any], manager: An
         )
     except PapermillExecutionError as error:
         raise WorkbookError(f"{path.stem}, cell {error.cell_index + 1}: {error.evalue} (see {output.name})") from error
+    finally:
+        if output.is_file():
+            _without_folders(output)
+
+
+def _without_folders(executed: Path) -> None:
+    """Papermill notes where the notebooks lay on this machine: an executed copy is shown to others, and keeps their names alone."""
+    import nbformat
+
+    notebook = nbformat.read(executed, as_version=4)
+    noted = notebook.metadata.get("papermill", {})
+    noted |= {key: Path(noted[key]).name for key in ("input_path", "output_path") if noted.get(key)}
+    write_atomically(executed, nbformat.writes(notebook).encode())
 
 
 def _forget(manager: Any) -> None:

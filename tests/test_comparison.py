@@ -540,6 +540,8 @@ def test_notebook_08_runs_rows_and_says_what_they_show(tmp_path: Path, monkeypat
     output = tmp_path / "08.ipynb"
     with notebooks.one_kernel() as kernel:
         notebooks.execute(notebooks.find("08"), output, given | {"RESULTS": str(tmp_path / "results")}, kernel)
+    noted = json.loads(output.read_text())["metadata"]["papermill"]
+    assert (noted["input_path"], noted["output_path"]) == ("08_ablations.ipynb", "08.ipynb")
     cells = json.loads(output.read_text())["cells"]
     said = "".join("".join(each.get("text", "")) for cell in cells for each in cell.get("outputs", ()))
     assert "[2 of 2] t-row7-seed0" in said and "MGDA is better than the sum" in said and "MGDA's direction" in said

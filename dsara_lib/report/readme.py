@@ -91,7 +91,10 @@ def transfers(record: Record) -> Iterator[str]:
         return
     sources, targets = (list(dict.fromkeys(pair[place] for pair in rows)) for place in (0, 1))
     count = next(iter(rows.values()))["images"]
-    yield f"Accuracy of each target under {MAIN_ATTACK} crafted on a source, {count:,} test images (on the diagonal: white box):"
+    yield (
+        f"Accuracy of each target under {MAIN_ATTACK} crafted on a source, {count:,} test images. On the diagonal: white box; "
+        "images that are wrong without attack are attacked here too, and a few come out right:"
+    )
     yield markdown_table(
         ["source \\ target", *targets], [[s, *(f"{100 * rows[s, t]['accuracy']:.1f} %" for t in targets)] for s in sources]
     )
