@@ -55,6 +55,7 @@ def test_a_reference_run_is_whole_and_has_alphas_of_every_epoch(run: str) -> Non
     names = {"found", *settings["baselines"]}
     assert names == {name for _, name in NETWORKS if _ == run} and names <= {row["network"] for row in found.white_box}
     assert names <= set(found.boards) and found.matrices and found.curve
+    assert next(iter(found.boards)) == "found"  # boards stand in the table's order
     assert (found.folder / "report.html").is_file()
 
 

@@ -130,10 +130,12 @@ def read(folder: Path) -> Record:
     record.transfer = part(lambda: read_csv(evaluation / "transfer.csv", "source", "target", *COLUMNS), [])
     record.evaluations = part(lambda: evaluations(evaluation, record.white_box, record.classes), {})
     record.matrices = part(lambda: matrices(evaluation, record.transfer), {})
+    boards = {}
     for path in sorted(evaluation.glob("*-soundness.json")):
         checks = part(partial(load_board, path), None)
         if checks is not None:
-            record.boards[path.name.removesuffix("-soundness.json")] = checks[0]
+            boards[path.name.removesuffix("-soundness.json")] = checks[0]
+    record.boards = {name: boards[name] for name in (*record.evaluations, *boards) if name in boards}  # in the table's order
     record.seeds = part(lambda: other_seeds(record), {})
     record.figures = {path.stem: path for path in sorted((folder / "figures").glob("*.svg"))}
     return record
