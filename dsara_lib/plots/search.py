@@ -189,7 +189,7 @@ def gamma_and_cosine(steps: Records) -> Figure:
     gamma, cosine, norm = axes[:, 0]
     single = "one objective only"
     if raw_and_smooth(gamma, steps, "gamma", PURPLE, "gamma"):
-        gamma.set_ylim(-0.04, 1.04)
+        gamma.set(ylim=(-0.04, 1.3), yticks=(0, 0.5, 1))  # gamma is often 1: room above for the stage's name
     else:
         say(gamma, single)
     if raw_and_smooth(cosine, steps, "gradient_cosine", GREEN, "cosine"):
