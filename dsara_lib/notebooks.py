@@ -302,10 +302,9 @@ def execute(path: Path, output: Path, parameters: Mapping[str, Any], manager: An
             request_save_on_cell_execute=True,
         )
     except PapermillExecutionError as error:
+        _without_folders(output)
         raise WorkbookError(f"{path.stem}, cell {error.cell_index + 1}: {error.evalue} (see {output.name})") from error
-    finally:
-        if output.is_file():
-            _without_folders(output)
+    _without_folders(output)
 
 
 def _without_folders(executed: Path) -> None:
