@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsara_lib.architecture import (
@@ -32,7 +33,7 @@ from dsara_lib.architecture import (
     zoo,
 )
 from dsara_lib.architecture.cells import DropPath
-from dsara_lib.architecture.operations import FactorisedReduction
+from dsara_lib.architecture.operations import FactorisedReduction, Halving
 from dsara_lib.errors import WorkbookError
 from dsara_lib.paper import table1
 
@@ -128,25 +129,34 @@ def test_factorised_reduction_sees_both_diagonals_of_pixels(size: int) -> None:
     assert torch.equal(gradient[0, 0] != 0, rows % 2 == columns % 2)
 
 
-@pytest.mark.parametrize("size", [34, 35])
-def test_large_images_are_halved_before_their_1x1_convolutions_with_the_same_values_and_gradients(size: int, monkeypatch) -> None:
-    """torch's own way has written beyond the gradient of a kernel with few outputs there."""
-    reduction = FactorisedReduction(3, 4, affine=True).double()
-    image = torch.rand(2, 3, size, size, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("size", [6, 7])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_halving_is_a_1x1_convolution_of_stride_2(size: int, layout: torch.memory_format) -> None:
+    halving = Halving(3, 4).double()
+    image = torch.rand(2, 3, size, size, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
 
-    def gradients() -> list[torch.Tensor]:
-        out = reduction(image)
-        return [
-            out,
-            *torch.autograd.grad((out * torch.arange(1.0, 5)[:, None, None]).sin().sum(), [image, *reduction.parameters()]),
-        ]
+    def gradients(out: torch.Tensor) -> list[torch.Tensor]:
+        return [out, *torch.autograd.grad((out * torch.arange(1.0, 5)[:, None, None]).sin().sum(), [image, halving.weight])]
 
-    monkeypatch.setattr("dsara_lib.architecture.operations.SAFE_SIDE", size)
-    plain = gradients()
-    monkeypatch.undo()
-    monkeypatch.setattr(nn.Conv2d, "forward", lambda *_: pytest.fail("torch's own way was taken"))
-    for one, other in zip(gradients(), plain, strict=True):
+    plain = gradients(F.conv2d(image, halving.weight, stride=2))
+    for one, other in zip(gradients(halving(image)), plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_no_network_asks_a_cpu_for_the_weight_gradient_that_writes_beyond_its_memory(monkeypatch) -> None:
+    """oneDNN's, of a 1x1 convolution of stride 2 of few channels: whatever network, it must not be reached."""
+    convolve, asked = F.conv2d, list[tuple[int, ...]]()
+
+    def watched(x, weight, bias=None, stride=1, *others, **settings):
+        asked.append((weight.shape[-1], *nn.modules.utils._pair(stride)))
+        return convolve(x, weight, bias, stride, *others, **settings)
+
+    monkeypatch.setattr(F, "conv2d", watched)
+    for name in zoo.names():
+        network = zoo.load(name).resized(10, 3, 5, 4).build().eval()
+        network(torch.rand(1, 3, 32, 32))
+    assert asked
+    assert (1, 2, 2) not in asked
 
 
 def test_unknown_operation_is_answered_with_the_nearest_and_all_known() -> None:

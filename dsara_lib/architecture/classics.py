@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import WorkbookError, unknown
 from ..shapes import Float
+from .operations import Halving
 from .space import WIDEST
 
 
@@ -99,11 +100,16 @@ class BasicBlock(nn.Module):
             nn.BatchNorm2d(channels),
         )
         same = stride == 1 and in_channels == channels
-        projection = (nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        projection = (_projection(in_channels, channels, stride), nn.BatchNorm2d(channels))
         self.shortcut = nn.Sequential(*(() if same else projection))
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
         return self.relu(self.convolutions(x) + self.shortcut(x))
+
+
+def _projection(in_channels: int, channels: int, stride: int) -> nn.Conv2d:
+    """What brings a block's input to the size of its output."""
+    return Halving(in_channels, channels) if stride == 2 else nn.Conv2d(in_channels, channels, 1, bias=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +151,7 @@ class WideBlock(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
         )
         same = stride == 1 and in_channels == channels
-        self.shortcut = None if same else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+        self.shortcut = None if same else _projection(in_channels, channels, stride)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
         active = self.activation(x)

@@ -17,7 +17,6 @@ from ..errors import unknown
 from ..shapes import Float
 from .depthwise import Depthwise
 
-SAFE_SIDE = 32  # pixels
 OperationFactory = Callable[[int, int, bool], nn.Module]
 
 
@@ -79,6 +78,25 @@ def identity(channels: int, stride: int, searching: bool) -> nn.Module:
     return nn.Identity() if stride == 1 else FactorisedReduction(channels, channels, affine=not searching)
 
 
+class Halving(nn.Conv2d):
+    """A 1x1 convolution of stride 2. It looks and is saved like any `nn.Conv2d`.
+
+    On a CPU it is one of stride 1 of every second pixel: torch 2.15's oneDNN writes beyond the weight gradient of the other where the
+    image is channels-last and has 2 to 7 channels (LOG.md, 2026-11-30).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 1, stride=2, bias=False)
+
+    def forward(self, input: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        if input.device.type != "cpu":
+            return super().forward(input)
+        return F.conv2d(input[:, :, ::2, ::2], self.weight, self.bias)
+
+    def _get_name(self) -> str:
+        return "Conv2d"
+
+
 class FactorisedReduction(nn.Module):
     """Half the resolution: two 1x1 convolutions of stride 2, one shifted by a pixel both ways, then batch norm."""
 
@@ -86,25 +104,15 @@ class FactorisedReduction(nn.Module):
         super().__init__()
         first = out_channels // 2
         self.relu = nn.ReLU()
-        self.even = nn.Conv2d(in_channels, first, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(in_channels, out_channels - first, 1, stride=2, bias=False)
+        self.even = Halving(in_channels, first)
+        self.odd = Halving(in_channels, out_channels - first)
         self.norm = nn.BatchNorm2d(out_channels, affine=affine)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
         x = self.relu(x)
         # With an odd size the shifted grid is one pixel short; a zero row and column make both grids equal.
         shifted = nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
-        return self.norm(torch.cat([_halve(self.even, x), _halve(self.odd, shifted)], dim=1))
-
-
-def _halve(convolution: nn.Conv2d, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
-    """A 1x1 convolution of stride 2, of large images on a CPU as one of stride 1 on every second pixel.
-
-    torch 2.15's oneDNN writes beyond the gradient of a kernel with few outputs there (LOG.md, 2026-11-23).
-    """
-    if isinstance(x, Tensor) and x.device.type == "cpu" and x.shape[2] > SAFE_SIDE:  # no tensor where a network is only traced
-        return F.conv2d(x[:, :, ::2, ::2], convolution.weight, convolution.bias)
-    return convolution(x)
+        return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
 
 
 OPERATIONS: dict[str, OperationFactory] = {

@@ -23,11 +23,11 @@ from torch.nn.utils import parametrize
 
 from .depthwise import Depthwise
 from .fused import add_grids, affine, empty_image, fold, grids, image, rows
-from .operations import FactorisedReduction
+from .operations import FactorisedReduction, Halving
 
 ADDITIONS = (operator.add, torch.add)
 IN_PLACE = {"setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"}
-CONVOLUTIONS = (nn.Conv2d, Depthwise)
+CONVOLUTIONS = (nn.Conv2d, Depthwise, Halving)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -209,9 +209,9 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if type(m) is FactorisedReduction and self.keep_reductions:
             halves = (m.even, m.odd)
-            plain = all(type(c) is nn.Conv2d and (c.kernel_size, c.stride, c.bias) == ((1, 1), (2, 2), None) for c in halves)
+            plain = all(type(c) is Halving and (c.kernel_size, c.stride, c.bias) == ((1, 1), (2, 2), None) for c in halves)
             return plain and type(m.relu) is nn.ReLU and _is_constant(m.norm)
-        return type(m) is Depthwise or super().is_leaf_module(m, module_qualified_name)
+        return type(m) in CONVOLUTIONS or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Graph:
