@@ -85,6 +85,8 @@ class Event:
     num_epochs: int
     metrics: Metrics = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    step: int = 0  # of an epoch's steps, how many are done
+    num_steps: int = 0  # of how many; 0 where that is not known
 
     def __str__(self) -> str:
         shown = " · ".join(f"{key} {value:.4g}" for key, value in self.metrics.items() if isinstance(value, float))
@@ -198,6 +200,19 @@ def begin(job: Job, folder: str | Path, history: History) -> Event | None:
     return Event(kind="restored", epoch=job.epoch, num_epochs=job.num_epochs, warnings=tuple(warnings))
 
 
+def _within(job: Job, metrics: Metrics) -> Event:
+    """A step, which says how many of its epoch are done, or a batch that is measured at the epoch's end."""
+    num_steps = getattr(job, "num_batches", 0) if "step" in metrics else 0
+    return Event(
+        kind="step" if metrics else "measuring",
+        epoch=job.epoch,
+        num_epochs=job.num_epochs,
+        metrics=metrics,
+        step=metrics["step"] % num_steps + 1 if num_steps else 0,
+        num_steps=num_steps,
+    )
+
+
 def _refuse_to_overwrite(checkpoints: Checkpoints, warnings: Sequence[str]) -> None:
     """Raise WorkbookError where epochs were done and kept without their checkpoints, as those of reference runs are."""
     done = len(read_epochs(checkpoints.folder)) if not warnings and (checkpoints.folder / EPOCHS).is_file() else 0
@@ -220,7 +235,7 @@ def go_on(job: Job, folder: str | Path, history: History) -> Generator[Event, No
                 newest = _commit(checkpoints, job, history)
             if metrics:
                 history.add(metrics)
-            event = Event(kind="step" if metrics else "measuring", epoch=job.epoch, num_epochs=job.num_epochs, metrics=metrics)
+            event = _within(job, metrics)
             try:
                 yield event
             except GeneratorExit:

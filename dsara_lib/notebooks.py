@@ -140,6 +140,8 @@ def follow(events: Generator[Event, None, None], group: Group | None = None) -> 
 def line(event: Event) -> str:
     """One readable line: what happened, and the losses and accuracies."""
     parts = [f"{event.kind} {event.epoch}/{event.num_epochs}"]
+    if event.num_steps:
+        parts = [f"epoch {event.epoch + 1}/{event.num_epochs}, step {event.step}/{event.num_steps}"]
     for key, value in event.metrics.items():
         if key in ("row", "stage"):
             parts.append(f"{key} {value}")

@@ -298,3 +298,11 @@ def test_what_finished_epochs_left_is_not_overwritten_where_their_checkpoints_ar
     with pytest.raises(WorkbookError, match=rf"what {Walk().num_epochs} epochs have left but no checkpoint to go on from"):
         list(run_epochs(Walk(), tmp_path))
     assert kept and all((tmp_path / name).read_bytes() == data for name, data in kept.items())
+
+
+def test_a_step_says_how_many_of_its_epoch_are_done(tmp_path: Path) -> None:
+    counted, uncounted = Walk(), Walk()
+    counted.num_batches = STEPS  # type: ignore[attr-defined]
+    steps = [(event.step, event.num_steps) for event in run_epochs(counted, tmp_path / "counted") if event.kind == "step"]
+    assert steps == EPOCHS * [(1, STEPS), (2, STEPS)]
+    assert {(event.step, event.num_steps) for event in run_epochs(uncounted, tmp_path / "uncounted")} == {(0, 0)}

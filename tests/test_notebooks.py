@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from dsara_lib import notebooks
+from dsara_lib.engine import Event
 from dsara_lib.errors import WorkbookError
+from dsara_lib.notebooks import line
 
 TEMPLATE = notebooks.FOLDER / "_template.ipynb"
 NUMBERED = sorted(notebooks.FOLDER.glob("[0-9]*.ipynb"))
@@ -356,3 +358,16 @@ def test_folders_are_relative_to_the_notebooks_wherever_the_kernel_starts(tmp_pa
     monkeypatch.chdir(tmp_path)
     assert notebooks.from_here("../results") == notebooks.FOLDER.parent / "results"
     assert notebooks.from_here(str(tmp_path)) == tmp_path
+
+
+def test_a_line_of_a_step_says_where_in_the_epoch_it_stands():
+    metrics = {"train/adversarial_loss": 2.25, "learning_rate": 0.1}
+    step = Event(kind="step", epoch=1, num_epochs=5, step=37, num_steps=300, metrics=metrics)
+    assert line(step) == "epoch 2/5, step 37/300 · train/adversarial_loss 2.250"
+    assert line(Event(kind="epoch", epoch=2, num_epochs=5, metrics=metrics)).startswith("epoch 2/5 · ")
+
+
+@every
+def test_notebook_holds_no_control_characters(path):
+    """Such as the \\r of an \\rVert that was written with one backslash too few."""
+    assert not [c for cell in read(path)["cells"] for c in "".join(cell["source"]) if ord(c) < 32 and c != "\n"]

@@ -81,8 +81,8 @@ def identity(channels: int, stride: int, searching: bool) -> nn.Module:
 class Halving(nn.Conv2d):
     """A 1x1 convolution of stride 2. It looks and is saved like any `nn.Conv2d`.
 
-    On a CPU it is one of stride 1 of every second pixel: torch 2.15's oneDNN writes beyond the weight gradient of the other where the
-    image is channels-last and has 2 to 7 channels (LOG.md, 2026-11-30).
+    On a CPU it is one of stride 1 of every second pixel: where the image is channels-last and has 2 to 7 channels, torch 2.15's
+    oneDNN writes beyond the weight gradient of the other (LOG.md, 2026-11-30).
     """
 
     def __init__(self, in_channels: int, out_channels: int):
