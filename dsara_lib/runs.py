@@ -176,10 +176,13 @@ def parsed_row(line: bytes, path: Path, number: int) -> dict[str, Any]:
     return row
 
 
+FOR_READERS = {"decides": False}  # metadata of a setting's field that only tells: a run is not held to its words
+
+
 def describe(settings: Any) -> Any:
     """Settings as plain JSON. Dataclasses carry their type's name, so that two that print alike stay different."""
     if is_dataclass(settings) and not isinstance(settings, type):
-        return {"type": type(settings).__name__} | {f.name: describe(getattr(settings, f.name)) for f in fields(settings)}
+        return {"type": type(settings).__name__} | {f.name: describe(getattr(settings, f.name)) for f in _deciding(settings)}
     if isinstance(settings, Mapping):
         return {str(key): describe(value) for key, value in settings.items()}
     if isinstance(settings, list | tuple):
@@ -187,6 +190,10 @@ def describe(settings: Any) -> Any:
     if settings is None or isinstance(settings, bool | int | float | str):
         return settings
     raise TypeError(f"settings hold dataclasses, text and numbers; got {type(settings).__name__}")
+
+
+def _deciding(settings: Any) -> list[Field[Any]]:
+    return [each for each in fields(settings) if each.metadata.get("decides", True)]
 
 
 def differences(one: Any, other: Any, at: str = "") -> list[str]:
@@ -219,9 +226,11 @@ def changed_since(written: Any, settings: Any) -> list[str]:
 def with_defaults(written: Any, settings: Any) -> Any:
     """What was written, with a default for each setting that has been added to its dataclass since."""
     if _describes(written, settings):
-        added = {each.name: _default(each) for each in fields(settings) if each.name not in written}
-        present = {each.name for each in fields(settings)}
-        kept = {k: with_defaults(v, getattr(settings, k)) if k in present else v for k, v in written.items()}
+        deciding = _deciding(settings)
+        added = {each.name: _default(each) for each in deciding if each.name not in written}
+        present = {each.name for each in deciding}
+        telling = {each.name for each in fields(settings)} - present
+        kept = {k: with_defaults(v, getattr(settings, k)) if k in present else v for k, v in written.items() if k not in telling}
         return kept | {name: value for name, value in added.items() if value is not MISSING}
     if isinstance(written, dict) and isinstance(settings, Mapping):
         return {k: with_defaults(v, settings[k]) if k in settings else v for k, v in written.items()}

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from dsara_lib.attacks import BIM, PGD
 from dsara_lib.errors import WorkbookError
 from dsara_lib.runs import (
+    FOR_READERS,
     KEEP,
     Checkpoints,
     RunStore,
@@ -287,6 +288,24 @@ def test_settings_of_two_types_that_print_alike_stay_different():
 def test_a_description_survives_json():
     described = describe({"a": Settings(), "b": [(1, 2.5)], "c": None, "d": True})
     assert json.loads(json.dumps(described)) == described
+
+
+def test_a_run_is_not_held_to_words_for_readers(tmp_path):
+    @dataclass(frozen=True)
+    class Told:
+        about: str = field(metadata=FOR_READERS)
+        epochs: int = 3
+
+    store = RunStore(tmp_path)
+    run = store.open("r", {"preset": Told("in two hours")})
+    assert "about" not in run.card()["settings"]["preset"]
+    assert store.open("r", {"preset": Told("in some hours")}) == run
+    written = run.card()
+    written["settings"]["preset"]["about"] = "as an earlier version kept it"
+    write_json(run.path("run.json"), written)
+    assert store.open("r", {"preset": Told("in some hours")}) == run
+    with pytest.raises(WorkbookError, match=r"preset\.epochs: 3 here, 4 there"):
+        store.open("r", {"preset": Told("in some hours", epochs=4)})
 
 
 def test_what_cannot_be_described_is_refused():

@@ -5,12 +5,13 @@ A preset combines the settings that stand beside what they set. Its radii and le
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..architecture import zoo
 from ..attacks import PGD, AutoAttack, make_attack
 from ..errors import WorkbookError, unknown
 from ..evaluation import ENGINES
+from ..runs import FOR_READERS
 from ..search import MGDA, SearchConfig, Selection, SingleObjective, Stage
 from ..training import OneCycle, TrainConfig
 
@@ -45,7 +46,7 @@ class Preset:
     """Everything that decides a result, from search to evaluation."""
 
     name: str
-    about: str
+    about: str = field(metadata=FOR_READERS)
     search: SearchConfig = SearchConfig()
     training: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -153,7 +154,7 @@ GPU = replace(
 CPU = replace(
     GPU,
     name="cpu",
-    about="the same in two hours on two CPU cores (with --jobs 2): smaller networks, fewer images and steps",
+    about="the same in some hours on two CPU cores (with --jobs 2): smaller networks, fewer images and steps",
     search=SearchConfig(
         num_cells=5,
         channels=8,
