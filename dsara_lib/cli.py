@@ -294,7 +294,13 @@ def _side_by_side(given: argparse.Namespace, name: str) -> None:
 
     if given.processes > 1:
         raise WorkbookError("a run is shared out in one way: give --jobs or --processes")
-    preset = _open(given, name).preset  # before several open it at once
+    experiment = _open(given, name)  # before several open it at once
+    preset = experiment.preset
+    if experiment.source is not None:
+        from .presets import decided_by
+
+        print(f"the architecture {experiment.source.about}, on {experiment.data.name}:")
+        print("\n".join(f"  {what:<26}{here}" for what, (here, _) in decided_by(experiment.data, preset).items()), flush=True)
     searching = [] if given.source else _opening(given)
     run_commands(commands(network_names(preset), preset, searching, _alike(given, name)), given.jobs)
 

@@ -18,7 +18,7 @@ from dsara_lib.architecture import SearchSpace, zoo
 from dsara_lib.data import DATASETS
 from dsara_lib.errors import WorkbookError
 from dsara_lib.experiment import find_experiment, open_experiment
-from dsara_lib.presets import PAPER, PRESETS, make_preset, recorded
+from dsara_lib.presets import PAPER, PRESETS, decided_by, make_preset, recorded
 from dsara_lib.presets.transfer import at_the_size_for, beside_on
 from dsara_lib.report.collection import collect
 from dsara_lib.runs import read_json, write_json
@@ -113,6 +113,9 @@ def test_the_head_the_input_and_the_rate_are_those_of_the_data(results: Path, mo
     assert (blueprint.num_classes, blueprint.in_channels) == (7, 3)
     assert training.learning_rate == pytest.approx(0.01) and training.attack.eps == pytest.approx(data.eps)
     assert not job.augmentation.flip and job.augmentation.crop_padding == data.crop_padding
+    told = {what: here for what, (here, _) in decided_by(data, experiment.preset).items()}
+    assert (told["outputs of the head"], told["input"], told["horizontal flip"]) == ("7", "3 channels, 8x8", "no")
+    assert (told["learning rate"], told["random crop after padding"]) == ("0.01", str(data.crop_padding))
 
 
 def test_beside_it_stand_the_networks_of_table_3() -> None:
@@ -147,6 +150,7 @@ def test_run_from_runs_notebook_07_and_those_after_it_and_waits_for_no_search(
     monkeypatch.setattr(side_by_side, "run_commands", lambda todo, at_once: done.extend(todo))
     command = ["run", "--from", "DSARA", "--limit", "4", "--set", TINY, "--results", str(results), "--device", "cpu"]
     assert cli.main([*command, "--jobs", "2"]) == 0
+    assert "horizontal flip           no" in capsys.readouterr().out
     commands = [each for each in done if isinstance(each, side_by_side.Command)]
     assert not any(each.name == "search" or "search" in each.after for each in commands) and len(commands) > 3
     run = [(number, given) for number, given in done[len(commands) :]]

@@ -2,7 +2,7 @@
 
 from .making import attacks_at, fit, make_preset, override
 from .profiles import DEMO, PAPER, PRESETS, PUBLISHED_CODE, SHORT, EvaluationConfig, Preset
-from .transfer import Source, recorded, source_of, space_of
+from .transfer import Source, decided_by, recorded, source_of, space_of
 from .variants import ABLATIONS, METHODS, VARIANTS, Variant
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Source",
     "Variant",
     "attacks_at",
+    "decided_by",
     "fit",
     "make_preset",
     "override",

@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import paper
 from ..architecture import Genotype, SearchSpace, zoo
-from ..data import DataSet
+from ..data import DataSet, eps_text
 from ..errors import WorkbookError, unknown
 from ..runs import RunStore
 from ..training import Drops
@@ -120,3 +120,19 @@ def at_the_size_for(preset: Preset, data: DataSet) -> Preset:
     if training == PAPER.training:
         training = replace(training, epochs=90, schedule=Drops(milestones=(30, 60)))
     return replace(preset, num_cells=14, channels=84, training=training)
+
+
+def decided_by(data: DataSet, preset: Preset) -> dict[str, tuple[str, str]]:
+    """What follows from the data in a preset that was fitted to them: by its name, here and in the paper on CIFAR-10."""
+    size, theirs = data.image_size, PAPER.training
+    matched = f", then as many parameters as {preset.match}" if preset.match else ""
+    return {
+        "outputs of the head": (f"{data.num_classes:,}", "10"),
+        "input": (f"{data.channels} channel{'s' if data.channels > 1 else ''}, {size}x{size}", "3 channels, 32x32"),
+        "random crop after padding": (f"{data.crop_padding}", "4"),
+        "horizontal flip": ("yes" if data.flip else "no", "yes"),
+        "radius eps": (eps_text(data.eps), eps_text(theirs.attack.eps) if theirs.attack else "0"),
+        "learning rate": (f"{preset.training.learning_rate:g}", f"{theirs.learning_rate:g}"),
+        "epochs of training": (f"{preset.training.epochs}", f"{theirs.epochs}"),
+        "cells, channels": (f"{preset.num_cells}, {preset.channels}{matched}", f"{PAPER.num_cells}, {PAPER.channels}"),
+    }
