@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from test_comparison import write_run
+from test_data import make_svhn
 from test_presets import TINY
 from toys import toy_data
 
 from dsara_lib import cli, notebooks, side_by_side
 from dsara_lib.architecture import SearchSpace, zoo
 from dsara_lib.data import DATASETS
+from dsara_lib.engine import run_epochs
 from dsara_lib.errors import WorkbookError
 from dsara_lib.experiment import find_experiment, open_experiment
 from dsara_lib.presets import PAPER, PRESETS, decided_by, make_preset, recorded
@@ -116,6 +118,23 @@ def test_the_head_the_input_and_the_rate_are_those_of_the_data(results: Path, mo
     told = {what: here for what, (here, _) in decided_by(data, experiment.preset).items()}
     assert (told["outputs of the head"], told["input"], told["horizontal flip"]) == ("7", "3 channels, 8x8", "no")
     assert (told["learning rate"], told["random crop after padding"]) == ("0.01", str(data.crop_padding))
+
+
+def test_svhn_in_its_official_files_is_learnt_at_its_own_rate_without_flips_and_attacked(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_svhn(results, monkeypatch)
+    monkeypatch.setattr("torchvision.datasets.svhn.download_url", lambda *_: None)  # the files are there
+    experiment = open_experiment(
+        "svhn", changes=TINY, source="finder", data="svhn", results=results, data_root=results, device="cpu"
+    )
+    trainer = experiment.trainer("found")
+    assert trainer.config.learning_rate == 0.01 and not trainer.augmentation.flip and trainer.augmentation.crop_padding == 4
+    for job, folder in ((trainer, experiment.network_folder("found")), (None, experiment.run.path("evaluation", "found"))):
+        job = job or experiment.white_box("found", experiment.networks()["found"])
+        assert [event.kind for event in run_epochs(job, folder)][-1] == "done"
+    found = job.evaluation("found", eps=experiment.data.eps, classes=experiment.data.classes)
+    assert found.labels.max() <= 9 and found.accuracy("PGD20") <= found.accuracy()
 
 
 def test_beside_it_stand_the_networks_of_table_3() -> None:
