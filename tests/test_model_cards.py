@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from dsara_lib.errors import WorkbookError
 from dsara_lib.evaluation import read_csv
 from dsara_lib.report import model_card, readme_part, write_model_cards, write_readme
 from dsara_lib.report.model_cards import markdown_table
-from dsara_lib.report.readme import BEGIN, END, FIGURES
+from dsara_lib.report.readme import BEGIN, END, FIGURES, draw, figures_of
 from dsara_lib.report.record import Record, read
 from dsara_lib.runs import read_json, write_json
 
@@ -64,6 +65,24 @@ def test_the_readme_has_the_run_between_its_marks_and_all_else_as_it_was(run: Pa
     again = readme.read_bytes()
     write_readme(run, readme, tmp_path / "docs")
     assert readme.read_bytes() == again
+
+
+def test_of_a_run_that_searched_nothing_the_readme_shows_where_it_is_from_and_who_is_better(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    card = read_json(run / "run.json")
+    told = {"name": "DSARA", "kind": "published", "genotype": read_json(run / "search" / "genotype.json"), "opened": {}}
+    write_json(run / "run.json", card | {"settings": card["settings"] | {"from": told}})
+    record, docs = read(run), tmp_path / "docs"
+    assert "not to be compared under PGD20" in readme_part(record, Path("docs"))  # it is not said on which images they stand
+    told = {"dtype": "float32", "image_checksum": "0123"}
+    record.evaluations = {name: replace(each, provenance=told) for name, each in record.evaluations.items()}
+    text = readme_part(record, Path("docs"))
+    assert "published as DSARA; no weight comes from there" in text and "Search:" not in text
+    assert list(figures_of(record)) == ["fake"] and draw(record, "fake", docs).stat().st_size and "](docs/fake.png)" in text
+    for name, other in record.evaluations.items():
+        counts = record.evaluations["found"].compare(other, "PGD20")
+        (line,) = [each for each in text.splitlines() if each.startswith(f"- beside {name}:")] or [""]
+        assert (f"under PGD20 (p = {counts.p_value:.2g})" in line) is not name.startswith("found")
 
 
 def test_a_readme_without_the_marks_is_left_as_it_is(run: Path, tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from .. import drawing, paper, plots
 from ..errors import WorkbookError
-from ..evaluation import NATURAL
+from ..evaluation import NATURAL, Evaluation
 from ..runs import write_atomically
 from ..soundness import marked
 from .claims import all_findings
 from .collection import collect
 from .findings import NOT_MEASURED
-from .model_cards import board_told, markdown_table, trained
+from .model_cards import board_told, markdown_table, plain, trained
 from .record import LAST, Record, read
 from .sections import FOUND, MAIN_ATTACK, counted, eps_of, pareto_points, told
 
@@ -34,7 +34,7 @@ def write_readme(run_folder: str | Path, readme: Path, figures: Path) -> list[Pa
     whole = re.compile(f"{re.escape(begin)}.*?{re.escape(END)}", re.DOTALL)
     if len(whole.findall(text)) != 1:
         raise WorkbookError(f"{readme} has not the lines {begin!r} and {END!r}, once each, between which the run would stand")
-    written = [draw(record, name, figures) for name in FIGURES]
+    written = [draw(record, name, figures) for name in figures_of(record)]
     part = readme_part(record, figures.relative_to(readme.parent))
     write_atomically(readme, whole.sub(lambda _: f"{begin}\n\n{part}\n\n{END}", text))
     return [readme, *written]
@@ -42,25 +42,34 @@ def write_readme(run_folder: str | Path, readme: Path, figures: Path) -> list[Pa
 
 def readme_part(record: Record, figures: Path) -> str:
     """The part that a README shows of a run, in Markdown."""
-    pictures = [f"![{alt}]({(figures / f'{name}.png').as_posix()})" for name, (alt, _) in FIGURES.items()]
-    return "\n\n".join([how(record), white_box_table(record), *transfers(record), *claims(record), *pictures])
+    pictures = [f"![{alt}]({(figures / f'{name}.png').as_posix()})" for name, (alt, _) in figures_of(record).items()]
+    findings = claims(record) if record.source is None else verdicts(record)
+    return "\n\n".join([how(record), white_box_table(record), *transfers(record), *findings, *pictures])
 
 
 def how(record: Record) -> str:
     """The protocol, in a paragraph."""
-    card, settings, search = record.cards[FOUND], record.settings, record.preset["search"]
+    card, settings = record.cards[FOUND], record.settings
     few = f" ({settings['limit']:,} a class)" if settings.get("limit") else ""
-    epochs = sum(stage["epochs"] for stage in search["stages"])
-    learned = f" on {search['images']:,} images" if search.get("images") else ""
     return " ".join(
         [
             f"Run `{record.name}`, profile `{settings['profile']}`, {record.data}{few}, seed {settings['seed']}.",
-            f"Search: {search['num_cells']} cells, {search['channels']} channels, {epochs} epochs{learned}.",
+            searched(record),
             f"Training of every network on {card['data']['images']:,} images: {trained(card['training'])}.",
             f"Test: linf eps {eps_of(record)}, n images, Wilson intervals at 95 %.",
             "Weights were chosen on held-out training images, nothing on test images.",
         ]
     )
+
+
+def searched(record: Record) -> str:
+    """The search, or where the architecture comes from."""
+    if record.source is not None:
+        return f"`found` is the architecture {plain(record.source.about)}; no weight comes from there."
+    search = record.preset["search"]
+    epochs = sum(stage["epochs"] for stage in search["stages"])
+    learned = f" on {search['images']:,} images" if search.get("images") else ""
+    return f"Search: {search['num_cells']} cells, {search['channels']} channels, {epochs} epochs{learned}."
 
 
 def white_box_table(record: Record) -> str:
@@ -108,13 +117,45 @@ def claims(record: Record) -> Iterator[str]:
         yield "\n".join(f"- *{each.title}*: **{each.verdict}**. {each.sentence}" for each in findings)
 
 
+def verdicts(record: Record) -> Iterator[str]:
+    """How what was found elsewhere stands to what stands beside it, by McNemar's test on the same images."""
+    found = record.evaluations.get(FOUND)
+    if found is None:
+        return
+    lines = [
+        f"- beside {name}: {', '.join(verdict(found, other, attack) for attack in (NATURAL, MAIN_ATTACK))}"
+        for name, other in record.evaluations.items()
+        if not name.startswith(FOUND)
+    ]
+    if lines:
+        yield "The found architecture is, by McNemar's test on the same test images,"
+        yield "\n".join(lines)
+
+
+def verdict(one: Evaluation, other: Evaluation, attack: str) -> str:
+    """In words, whether the first is the better under an attack."""
+    where = "on clean images" if attack == NATURAL else f"under {attack}"
+    try:
+        counts = one.compare(other, attack)
+    except WorkbookError:  # not the same images, or not the same attack
+        return f"not to be compared {where}"
+    return f"{'not shown to differ' if counts.verdict == 'no evidence' else counts.verdict} {where} (p = {counts.p_value:.2g})"
+
+
 # -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def figures_of(record: Record) -> dict[str, tuple[str, Callable[[Record], bytes]]]:
+    """By name, what a picture shows and how it is drawn; of a run that searched nothing one, named after the run."""
+    if record.source is None:
+        return FIGURES
+    return {record.name: (f"Accuracy of each network on {record.data} under each attack, with Wilson intervals", _png(_accuracies))}
 
 
 def draw(record: Record, name: str, folder: Path) -> Path:
     """A figure of the run as a PNG; its path."""
     path = folder / f"{name}.png"
-    write_atomically(path, FIGURES[name][1](record))
+    write_atomically(path, figures_of(record)[name][1](record))
     return path
 
 
