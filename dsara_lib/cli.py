@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import Everywhere, Stopped, WorkbookError, unknown
+from .places import FOLDER, portable, split_paths
 from .processes import ROOT, python_path
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def run(given: argparse.Namespace) -> None:
         "SKIP_UNREADABLE": given.skip_unreadable,
         "SEED": given.seed,
         "CHANGES": given.set,
-        **({"FROM": given.source} if given.source else {"VARIANT": given.variant}),
+        **({"FROM": _source_from_notebooks(given.source)} if given.source else {"VARIANT": given.variant}),
     }
     with _environment(), notebooks.one_kernel() as kernel:
         for number in TRANSFER if given.source else CHAIN:
@@ -368,6 +369,8 @@ def nb(given: argparse.Namespace) -> None:
         parameters.setdefault("RESULTS", os.path.relpath(results, notebooks.FOLDER))
     if "DATA" in parameters:
         parameters["DATA"] = _from_notebooks(parameters["DATA"])
+    if "FROM" in parameters:
+        parameters["FROM"] = _source_from_notebooks(parameters["FROM"])
     default = notebooks.parameters_of(path).get("RUN", ("str", "'demo'", ""))[1].strip("'\"")
     target = results / parameters.get("RUN", default) / "notebooks" / path.name
     with _environment(), notebooks.one_kernel() as kernel:
@@ -586,18 +589,22 @@ def write_report(given: argparse.Namespace) -> None:
 
 def _plain(data: str) -> str:
     """A data set's name as part of a run's name."""
-    last = Path(data.removeprefix("folder:").split(",")[0]).name
+    last = Path(split_paths(data.removeprefix(FOLDER))[0]).name
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in last).strip("-") or "data"
 
 
 def _from_notebooks(data: str) -> str:
     """`folder:` paths are given from where the command was started; notebooks run in their own folder."""
-    from .notebooks import FOLDER
+    from . import notebooks
 
-    if not data.startswith("folder:"):
-        return data
-    parts = [part.strip() for part in data.removeprefix("folder:").split(",")]
-    return "folder:" + ",".join(os.path.relpath(part, FOLDER) for part in parts)
+    return portable(data, notebooks.FOLDER)
+
+
+def _source_from_notebooks(source: str) -> str:
+    """A genotype file as notebooks find it; runs and published architectures have names."""
+    from . import notebooks
+
+    return os.path.relpath(source, notebooks.FOLDER) if source.endswith(".json") else source
 
 
 class _environment:

@@ -60,6 +60,11 @@ class Split:
         return self._gathered().to(self._device)
 
     @property
+    def images_on_host(self) -> UInt8[Tensor, "n c h w"]:
+        """The same on the CPU; nothing is brought to a device and back."""
+        return self._gathered().cpu()
+
+    @property
     def labels(self) -> Int[Tensor, " n"]:
         """Theirs, on the device."""
         return self._labels.to(self._device)
@@ -155,6 +160,7 @@ class DataSet:
     flip: bool
     learning_rate: float = 0.1
     skipped: tuple[str, ...] = ()  # files that could not be read and were left out
+    limit: int | None = None  # images of each class that were taken at most; None for all
 
     def __post_init__(self):
         if len(self.classes) < 2:
@@ -207,6 +213,13 @@ class DataSet:
             deviations.append((weights * (levels - mean) ** 2).sum().sqrt().item())
         return tuple(means), tuple(deviations)
 
+    def _limited(self) -> list[str]:
+        """A line of the summary where there may be more images than were taken."""
+        largest = max(int(torch.bincount(split.labels_on_host).max()) for split in (self.train, self.test))
+        if self.limit is None or largest < self.limit:
+            return []
+        return [f"limit         the first {self.limit:,} images of a class, whether there are more or not (LIMIT, --limit)"]
+
     def summary(self) -> str:
         """What a reader wants to know of the data, in a few lines."""
         means, deviations = (" ".join(f"{value:.4f}" for value in values) for values in self.channel_statistics())
@@ -217,6 +230,7 @@ class DataSet:
                 f"{self.name}: {self.num_classes} classes, {_pixels(self.train.image_shape)}",
                 f"training      {_counts(self.train, self.classes)}",
                 f"test          {_counts(self.test, self.classes)}",
+                *self._limited(),
                 *skipped,
                 f"channels      mean {means}, standard deviation {deviations} (training images in [0, 1])",
                 f"attack        linf, eps {eps_text(self.eps)}",
@@ -259,7 +273,10 @@ def _rank_in_class(labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
 
 
 def hold_out(split: Split, fraction: float, generator: torch.Generator) -> tuple[Split, Split]:
-    """(kept, held): disjoint parts of the split; `held` has that fraction of each class, to within one image."""
+    """(kept, held): disjoint parts of the split; `held` has that fraction of each class, to within one image.
+
+    Of a fraction below a half no class is held as a whole. Raises WorkbookError where one part would be empty.
+    """
     if not 0 < fraction < 1:
         raise WorkbookError(f"the fraction to hold out lies between 0 and 1; got {fraction}")
     labels = split.labels_on_host
@@ -269,8 +286,12 @@ def hold_out(split: Split, fraction: float, generator: torch.Generator) -> tuple
     # 100 * 0.29 = 28.999... would hold out 28.
     quota = (torch.arange(len(split) + 1, dtype=torch.float64) * fraction + 1e-9).floor()
     is_held = quota[1:] > quota[:-1]
+    if fraction < 0.5:  # then a class that would be held as a whole has one image
+        is_held &= torch.bincount(labels)[labels[order]] > 1
     if is_held.all() or not is_held.any():
-        raise WorkbookError(f"holding out {fraction:g} of {len(split)} images leaves one part empty")
+        raise WorkbookError(
+            f"holding out {fraction:g} of {len(split)} images leaves one part empty; give more images, or another part"
+        )
     kept, held = order[~is_held].sort().values, order[is_held].sort().values
     return split.part(kept), split.part(held)
 
@@ -535,4 +556,5 @@ def load(
         flip=entry.flip,
         learning_rate=entry.learning_rate,
         skipped=parts.skipped,
+        limit=limit,
     ).to(device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +26,9 @@ from .distributed import ALONE, Group
 from .errors import WorkbookError, unknown
 from .evaluation import Evaluation, Evaluator, Row, TransferMatrix, black_box, digest, load_evaluation, white_box
 from .image_files import expand
+from .places import FOLDER, each_path, portable, short_name
 from .presets import Preset, Source, attacks_at, fit, make_preset, recorded, source_of
-from .runs import RUN_NAME, Run, RunStore, environment, generator, read_json
+from .runs import RUN_NAME, Run, RunStore, environment, generator, read_json, write_atomically
 from .search import Searcher
 from .soundness import Check, board, probe, save
 from .soundness import load as load_board
@@ -35,9 +36,9 @@ from .training import TrainConfig, Trainer, few_steps, load_card, load_network, 
 
 FOUND, LAST = "found", "last"
 TWINS = (FOUND, f"{FOUND}-natural")  # of which the accuracy is measured against the radius
-FOLDER = "folder:"
 BITS_DEPEND_ON = {"all": ("torch", "platform"), "cpu": ("cpu", "threads"), "cuda": ("cuda_devices", "deterministic")}
 OPTIONS = {"variant": str, "size": int, "skip_unreadable": bool}  # of `open_experiment`; not in a run's settings where not given
+SKIPPED = "unreadable_files.txt"  # of a run: the files that were left out, a line each
 IDENTITY = "data_identity"  # in a run's settings: what its data are called and their checksum, wherever they lie
 
 
@@ -329,6 +330,8 @@ def open_experiment(
     chosen |= {name: value for name, value in special.items() if value}
     settings = {**chosen, "eps": loaded.eps, "preset": preset}
     opened, known_as = _open_on(loaded, RunStore(Path(results)), run, settings)
+    if loaded.skipped:
+        write_atomically(opened.path(SKIPPED), "".join(f"{name}\n" for name in loaded.skipped))
     if taken and not opened.path("search", "genotype.json").is_file():
         taken.genotype.save(opened.path("search", "genotype.json"))
     data_set = replace(loaded, name=known_as)
@@ -337,14 +340,15 @@ def open_experiment(
 
 def _taken_from(source: str, made: Mapping[str, Any] | None, run: str, results: str | Path) -> Source | None:
     """What a run takes its architecture from; where it has been made, as it was then, whatever became of the source."""
-    if source and made and isinstance(made.get("from"), dict) and made["from"].get("name") == source:
+    if source and made and isinstance(made.get("from"), dict) and made["from"].get("name") in (source, Path(source).name):
         return recorded(made, run)
     return source_of(source, results) if source else None
 
 
 def _open_on(data: DataSet, store: RunStore, run: str, settings: dict[str, Any]) -> tuple[Run, str]:
     """The run of that name on these data, and what it calls them. Raises WorkbookError where it was made on others."""
-    place, known = settings["data"], {"name": short_name(settings["data"]), "checksum": checksum_of(data)}
+    place = settings["data"]
+    known = {"name": short_name(place, store.root), "checksum": checksum_of(data)}
     made = _made_on(store, run)
     if made is None:
         opened = store.open(run, {**settings, IDENTITY: known})
@@ -376,8 +380,8 @@ def checksum_of(data: DataSet) -> str:
     values = hashlib.sha256(repr(data.classes).encode())
     for split in (data.train, data.test):
         values.update(repr((len(split), *split.image_shape)).encode())
-        for tensor in (split.images, split.labels):
-            values.update(tensor.cpu().contiguous().numpy().data)
+        for tensor in (split.images_on_host, split.labels_on_host):
+            values.update(tensor.contiguous().numpy().data)
     return values.hexdigest()[:16]
 
 
@@ -389,7 +393,7 @@ def find_experiment(
     Raises FileNotFoundError that lists the runs there are, or says how to tell where its images now lie.
     """
     settings = _as_opened(RunStore(Path(results)).find(run))
-    data = _each_path(settings["data"], lambda path: os.path.normpath(os.path.join(results, path)))
+    data = each_path(settings["data"], lambda path: os.path.normpath(os.path.join(results, path)), results)
     _still_there(run, data)
     return open_experiment(
         run,
@@ -428,24 +432,3 @@ def _as_opened(run: Run) -> dict[str, Any]:
         if name in settings and type(settings[name]) is not option:
             raise WorkbookError(f"run {run.name!r}: its run.json names no {name} but {settings[name]!r}")
     return settings
-
-
-def portable(data: str, results: str | Path) -> str:
-    """A data set's name for the run folder: paths of `folder:` are written relative to the folder of all runs."""
-    return _each_path(data, lambda path: os.path.relpath(path, results))
-
-
-def absolute(data: str) -> str:
-    """A data set's name that means the same in every working folder."""
-    return _each_path(data, os.path.abspath)
-
-
-def _each_path(data: str, change: Callable[[str], str]) -> str:
-    if not data.startswith(FOLDER):
-        return data
-    return FOLDER + ",".join(change(part.strip()) for part in data.removeprefix(FOLDER).split(","))
-
-
-def short_name(data: str) -> str:
-    """How a data set is called in tables and figures: of `folder:` paths only the last part of the first."""
-    return FOLDER + Path(data.removeprefix(FOLDER).split(",")[0]).name if data.startswith(FOLDER) else data

@@ -33,13 +33,15 @@ from torch import Tensor
 
 from .errors import WorkbookError
 from .pixels import FORMATS, decoded
+from .places import split_paths
 from .shapes import UInt8
 
 SPLITS = ("train", "test")
 LARGEST_FILE = 64 * 2**20  # bytes, unpacked
 UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # as all programs write; Python unpacks others without a bound
 SIZES = (8, 224)  # that images can be brought to, least and most
-NAMED = 5  # files that a sentence names
+LITTER = ("thumbs.db", "desktop.ini")  # of systems, beside the files of people
+NAMED = 20  # files that a sentence names
 HOW_TO_SIZE = f"images of other sizes are brought to one by a size from {SIZES[0]} to {SIZES[1]}: --size 64, SIZE in a notebook"
 HOW_TO_SKIP = "mend them, or leave them out by --skip-unreadable, SKIP_UNREADABLE in a notebook"
 THREADS = 4  # that decode at once; Pillow lets others run meanwhile
@@ -85,7 +87,8 @@ class Folder:
     def __init__(self, path: Path, patterns: Iterable[str]):
         self.path = path
         found = {name for pattern in patterns for name in glob.glob(pattern, root_dir=path)}
-        self.names = [PurePath(name).as_posix() + "/" * (path / name).is_dir() for name in found]
+        plain = [PurePath(name).as_posix() + "/" * (path / name).is_dir() for name in found]
+        self.names = [name for name in plain if not is_hidden(name)]
 
     def read(self, name: str) -> bytes:
         path = self.path / name
@@ -128,8 +131,9 @@ Source = Folder | Archive
 
 
 def is_hidden(name: str) -> bool:
-    """What systems put beside the files, such as .DS_Store, and __MACOSX in archives."""
-    return any(part.startswith((".", "__MACOSX")) and part != ".." for part in name.split("/"))
+    """What systems put beside the files, such as .DS_Store and Thumbs.db, and __MACOSX in archives."""
+    parts = name.split("/")
+    return parts[-1].lower() in LITTER or any(part.startswith((".", "__MACOSX")) and part != ".." for part in parts)
 
 
 def points_out(name: str) -> bool:
@@ -325,8 +329,8 @@ def read_image_folders(paths: str, reading: Reading = READING) -> Pictures:
 def expand(paths: str) -> list[Path]:
     """The folders and archives that `paths` means, each once."""
     found: list[Path] = []
-    for text in [paths] if Path(paths).exists() else paths.split(","):
-        path = Path(text.strip()).expanduser()
+    for text in split_paths(paths):
+        path = Path(text).expanduser()
         matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path)))]
         if not matches:
             raise FileNotFoundError(f"there is no file or folder {path}")
@@ -360,7 +364,9 @@ def check_classes(train: Classes, test: Classes, classes_of: Mapping[Path, set[s
     """Both splits have the same classes, and so have all sources: else two data sets would pass for one."""
     for split, by_class in zip(SPLITS, (train, test), strict=True):
         if not by_class:
-            raise WorkbookError(f"{', '.join(map(str, classes_of))} holds no {split}/<class>/<image>")
+            raise WorkbookError(
+                f"{', '.join(map(str, classes_of))} holds no {split}/<class>/<image>; parts are called train and test"
+            )
     if train.keys() != test.keys():
         raise WorkbookError(f"the classes of train and test differ: {difference('train', train, 'test', test)}")
     (first, expected), *others = classes_of.items()

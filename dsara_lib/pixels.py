@@ -19,9 +19,10 @@ import numpy as np
 
 Picture = Any  # an Image of Pillow, which is imported where one is read
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "PCX", "JPEG2000")
-LARGEST_SIDE = 4096  # of an image, in pixels
+MOST_PIXELS = 64 * 2**20  # of an image as it is decoded: 192 MiB
 ORIENTATION, BITS, PHOTOMETRIC = 274, 258, 262  # numbers of TIFF tags, the first of EXIF data in any format
 WHITE_IS_ZERO = 0  # a value of PHOTOMETRIC
+PNG_COLOUR, GREY_WITH_ALPHA = 25, 4  # the place of a PNG's colour type, and one of its values
 GREY = ("1", "L", "LA", "La")
 FULL_SCALE = ("PNG", "PPM")  # Pillow may give their 16 bits as integers of 32
 
@@ -40,13 +41,15 @@ def decoded(content: bytes, formats: tuple[str, ...], size: int | None = None) -
     except UnidentifiedImageError:  # its own words name an object in memory
         raise ValueError(f"it is none of {', '.join(sorted(formats))}") from None
     with opened as image:
-        if max(image.size) > LARGEST_SIDE:
-            raise ValueError(f"it has {image.size[0]}x{image.size[1]} pixels, more than {LARGEST_SIDE} on a side")
         if size is not None:
             image.draft(None, (2 * size, 2 * size))  # a JPEG that is much larger is unpacked at 1/2, 1/4 or 1/8
+        if image.size[0] * image.size[1] > MOST_PIXELS:
+            raise ValueError(f"it has {image.size[0]}x{image.size[1]} pixels, more than {MOST_PIXELS:,} in all")
         image.load()
         orientation = _orientation(image)  # not before: Pillow turns a TIFF itself when it is loaded
-        turned = _turned(_opaque(_of_8_bits(image)), orientation)
+        # Of 16 bits Pillow has no mode of that kind: three channels are one.
+        in_three = image.mode == "RGBA" and image.format == "PNG" and content[PNG_COLOUR] == GREY_WITH_ALPHA
+        turned = _turned(_opaque(image.convert("LA") if in_three else _of_8_bits(image)), orientation)
         return np.asarray(turned if size is None else _brought_to(turned, size))
 
 
@@ -117,7 +120,7 @@ def _brought_to(image: Picture, size: int) -> Picture:
     width, height = image.size
     if width == height == size:
         return image
-    # Only the square in the middle is resized: of an image of 4096x1 pixels the whole would be 4096 times as much.
+    # Only the square in the middle is resized: of an image of 10,000x1 pixels the whole would be 10,000 times as much.
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return image.resize((size, size), Resampling.BICUBIC, box=(left, top, left + side, top + side))

@@ -298,16 +298,16 @@ def test_a_size_out_of_bounds_is_refused(size):
 
 def broken(count: int) -> dict[str, bytes]:
     """A tree of two classes with so many unreadable training files of the first, and one of the test files of the other."""
-    files = tree_files(num_train=12)
+    files = tree_files(num_train=30)
     return files | {f"train/ant/{i:02}.png": b"no image" for i in range(count)} | {"test/cat/01.png": b""}
 
 
 def test_all_unreadable_files_are_counted_the_first_named_and_the_way_on_is_said(tmp_path):
     with pytest.raises(WorkbookError) as caught:
-        read(tmp_path, broken(7))
+        read(tmp_path, broken(22))
     told = str(caught.value)
-    assert told.startswith("8 of 28 files cannot be read; mend them, or leave them out by --skip-unreadable")
-    assert all(f"train/ant/{i:02}.png in {tmp_path} (8 bytes) is not a whole image" in told for i in range(5))
+    assert told.startswith("23 of 64 files cannot be read; mend them, or leave them out by --skip-unreadable")
+    assert all(f"train/ant/{i:02}.png in {tmp_path} (8 bytes) is not a whole image" in told for i in range(20))
     assert told.endswith("; and 3 more") and len(told.splitlines()) == 1
 
 
@@ -315,15 +315,21 @@ def test_unreadable_files_are_left_out_and_named_where_that_is_asked_for(tmp_pat
     files = broken(3)
     found = read(tmp_path, files, skip_unreadable=True)
     assert found.skipped == ("train/ant/00.png", "train/ant/01.png", "train/ant/02.png", "test/cat/01.png")
-    assert found.train[1].tolist() == [0] * 9 + [1] * 12 and found.test[1].tolist() == [0, 0, 1]
+    assert found.train[1].tolist() == [0] * 27 + [1] * 30 and found.test[1].tolist() == [0, 0, 1]
     assert torch.equal(found.train[0][0], decoded(files["train/ant/03.png"]))
     assert torch.equal(found.test[0][2], decoded(files["test/cat/00.png"]))
     assert read(tmp_path / "whole", tree_files(), skip_unreadable=True).skipped == ()
 
 
+def test_what_systems_put_beside_pictures_is_passed_over(tmp_path):
+    files = {f"train/ant/{name}": b"no image" for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "._00.png")}
+    plain, found = read(tmp_path / "plain", tree_files()), read(tmp_path / "found", tree_files() | files)
+    assert torch.equal(plain.train[0], found.train[0])
+
+
 def test_a_class_whose_files_are_all_unreadable_is_refused(tmp_path):
-    with pytest.raises(WorkbookError, match=r"class ant has no train images that can be read: train/ant/00.*; and 7 more"):
-        read(tmp_path, broken(12), skip_unreadable=True)
+    with pytest.raises(WorkbookError, match=r"class ant has no train images that can be read: train/ant/00.*; and 10 more"):
+        read(tmp_path, broken(30), skip_unreadable=True)
     nothing = dict.fromkeys(tree_files(), b"")
     with pytest.raises(WorkbookError, match="class ant has no train images that can be read"):
         read(tmp_path / "nothing", nothing, skip_unreadable=True)

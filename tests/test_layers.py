@@ -20,6 +20,7 @@ FLOORS = {
     "errors": 0,
     "pixels": 0,
     "shapes": 0,
+    "places": 0,
     "processes": 0,
     "upgrades": 0,
     "capture": 1,

@@ -15,7 +15,7 @@ from PIL import Image
 from dsara_lib import experiment
 from dsara_lib.data import Split, load
 from dsara_lib.errors import WorkbookError
-from dsara_lib.experiment import IDENTITY, checksum_of, find_experiment, open_experiment
+from dsara_lib.experiment import IDENTITY, SKIPPED, checksum_of, find_experiment, open_experiment
 
 
 def photographs(folder: Path, seed: int = 0, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:
@@ -55,6 +55,14 @@ def test_data_that_moved_and_were_renamed_are_the_same_data_and_are_found_from_t
     found = find_experiment("one", results=results, device="cpu")
     assert opened.data.name == found.data.name == "folder:pets", "the name that is in its checkpoints and tables"
     assert settings_of(results / "one") == before | {"data": "folder:../elsewhere/animals"}
+
+
+def test_a_comma_in_a_path_is_part_of_it(tmp_path: Path) -> None:
+    pets = photographs(tmp_path / "cats, dogs")
+    made = open_experiment("one", data=f"folder:{pets}", device="cpu", results=tmp_path / "results")
+    found = find_experiment("one", results=tmp_path / "results", device="cpu")
+    assert made.data.name == found.data.name == "folder:cats, dogs"
+    assert settings_of(tmp_path / "results" / "one")["data"] == "folder:../cats, dogs"
 
 
 def test_results_that_move_without_their_data_are_told_the_place_once(tmp_path: Path) -> None:
@@ -146,6 +154,7 @@ def test_size_and_what_is_left_out_are_settings_that_a_run_is_found_with(tmp_pat
     assert settings_of(results / "one")["size"] == 16 and settings_of(results / "one")["skip_unreadable"] is True
     found = find_experiment("one", device="cpu", results=results)
     assert found.data.image_size == 16 and found.data.skipped == ("train/cat/2.png",)
+    assert (results / "one" / SKIPPED).read_text() == "train/cat/2.png\n"
     assert checksum_of(found.data) == checksum_of(made.data)
     with pytest.raises(WorkbookError, match="made on other images"):
         open_experiment("one", size=32, skip_unreadable=True, **given)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -202,6 +204,24 @@ def test_a_large_jpeg_is_unpacked_smaller_and_looks_the_same() -> None:
     with Image.open(io.BytesIO(content)) as opened:
         opened.draft(None, (48, 48))
         assert opened.size == (80, 50), "an eighth in each direction"
+
+
+def test_a_photograph_of_any_camera_is_read_where_it_is_brought_to_a_size() -> None:
+    content = encoded(Image.new("RGB", (9_600, 9_000), "teal"), "JPEG")
+    assert decoded(content, FORMATS, 32).shape == (32, 32, 3)
+    with pytest.raises(ValueError, match="9600x9000 pixels, more than"):
+        decoded(content, FORMATS)
+
+
+def test_grey_of_16_bits_with_transparency_stays_grey() -> None:
+    size, rows = 2, b"".join(b"\0" + bytes.fromhex("8000ffff4000ffff") for _ in range(2))
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", size, size, 16, 4, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert decoded(content, FORMATS).tolist() == [[0x80, 0x40]] * 2
 
 
 def test_on_the_way_of_a_long_thin_image_none_is_larger_than_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:

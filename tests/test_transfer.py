@@ -20,7 +20,7 @@ from dsara_lib.data import DATASETS
 from dsara_lib.engine import run_epochs
 from dsara_lib.errors import WorkbookError
 from dsara_lib.experiment import find_experiment, open_experiment
-from dsara_lib.presets import PAPER, PRESETS, decided_by, make_preset, recorded
+from dsara_lib.presets import PAPER, PRESETS, decided_by, make_preset, recorded, source_of
 from dsara_lib.presets.transfer import at_the_size_for, beside_on
 from dsara_lib.report.collection import collect
 from dsara_lib.runs import read_json, write_json
@@ -155,6 +155,14 @@ def test_on_tiny_imagenet_the_papers_scale_has_14_cells_84_channels_and_90_epoch
     expected = replace(PAPER.training, epochs=90, schedule=schedule) if preset.training == PAPER.training else preset.training
     assert sized.training == expected
     assert at_the_size_for(preset, toy_data()) == preset
+    other = replace(preset, training=replace(preset.training, batch_size=7, held_out=0.3))
+    assert at_the_size_for(other, data).training == replace(sized.training, batch_size=7, held_out=0.3)
+
+
+def test_resnet_has_the_stem_for_the_size_of_the_images() -> None:
+    source = source_of("DSARA", "nowhere")
+    for size, name in ((8, "ResNet-18-32x32"), (96, "ResNet-18-32x32"), (128, "ResNet-18"), (224, "ResNet-18")):
+        assert name in source.applied(PRESETS["demo"], toy_data(size=size)).baselines
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
@@ -176,6 +184,15 @@ def test_run_from_runs_notebook_07_and_those_after_it_and_waits_for_no_search(
     assert [number for number, _ in run] == ["07", "04", "05", "09"]
     assert run[0][1]["FROM"] == "DSARA" and run[0][1]["RUN"] == "demo-digits-from-DSARA" and "VARIANT" not in run[0][1]
     assert set(run[0][1]) <= set(notebooks.parameters_of(notebooks.find("07")))
+    zoo.load("DSARA").genotype.save(results / "mine.json")
+    for more in ([], ["--jobs", "2"]):  # notebooks run in their own folder, and a run keeps the file's name alone
+        done.clear()
+        monkeypatch.chdir(results)
+        assert cli.main(["run", "--from", "mine.json", *command[3:], *more]) == 0
+        given = next(given for number, given in (each for each in done if isinstance(each, tuple)) if number == "07")
+        monkeypatch.chdir(notebooks.FOLDER)
+        source = opened(results, given["FROM"], given["RUN"]).source
+        assert (source.name, source.genotype) == ("mine.json", zoo.load("DSARA").genotype)
     assert cli.main([*command, "--variant", "advrush"]) == 2
     assert "give one of them" in capsys.readouterr().err
 

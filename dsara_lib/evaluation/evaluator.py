@@ -76,6 +76,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def images_on_host(self) -> Float[Tensor, "n c h w"]:
+        """The same on the CPU."""
+        return self.images.cpu()
+
     def take(self, indices: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m c h w"], Int[Tensor, " m"]]:
         """Images and labels at these indices."""
         return self.images[indices.to(self.images.device)], self.labels[indices.to(self.labels.device)]
@@ -160,7 +165,7 @@ class Evaluator:
                 for name, row in self.rows.items()
             },
             "targets": {name: digest(target) for name, target in self.targets.items()},
-            "data": [data, checksum(split.labels, split.images), len(split)],
+            "data": [data, checksum(split.labels, split.images_on_host), len(split)],
             "seed": seed,
         }
 
@@ -379,7 +384,7 @@ class Evaluator:
             provenance={
                 "dtype": str(dtype_of(self.targets[network])).removeprefix("torch."),
                 "seed": self.seed,
-                "image_checksum": checksum(self.split.labels, self.split.images),
+                "image_checksum": checksum(self.split.labels, self.split.images_on_host),
                 "prepared": self.prepared,
                 **self._prefixes(),
             },
@@ -389,7 +394,7 @@ class Evaluator:
 
     def _prefixes(self) -> dict[str, dict[str, str]]:
         """Checksums of the first images, for each number that rows are asked of; nothing where all are asked of all."""
-        labels, images = self.split.labels, self.split.images
+        labels, images = self.split.labels, self.split.images_on_host
         fewer = sorted({row.first for row in self.rows.values() if row.first})
         return {PREFIXES: {str(count): checksum(labels[:count], images[:count]) for count in fewer}} if fewer else {}
 

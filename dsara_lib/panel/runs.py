@@ -14,7 +14,8 @@ from xml.sax.saxutils import escape
 from ..data import eps_text
 from ..errors import WorkbookError
 from ..evaluation import read_csv
-from ..experiment import FOUND, Experiment, short_name
+from ..experiment import FOUND, IDENTITY, Experiment
+from ..places import short_name
 from ..plots import front
 from ..runs import RunStore, differences, read_jsonl
 from .choices import Choice, Shown, View, explore
@@ -69,7 +70,8 @@ class Known:
     @property
     def data(self) -> str:
         """The data set's short name."""
-        return short_name(str(self.settings.get("data", "")))
+        identity = self.settings.get(IDENTITY)
+        return str(identity.get("name")) if isinstance(identity, Mapping) else short_name(str(self.settings.get("data", "")))
 
     @property
     def is_run(self) -> bool:

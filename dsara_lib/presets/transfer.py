@@ -22,6 +22,7 @@ from .profiles import PAPER, Preset
 RUN, PUBLISHED, FILE = "run", "published", "file"
 DSARA, NASNET = SearchSpace(), SearchSpace(placement="A-A-A", filters=(1, 2, 4))
 SMALL_STEM = {"ResNet-18": "ResNet-18-32x32"}  # with the other stem a quarter of small images would be left
+LARGE = 128  # pixels of a side from which the other stem is the usual one
 OTHERWISE = ("ResNet-18", "P-DARTS")  # beside it on data that Table 3 does not have
 
 
@@ -57,7 +58,8 @@ class Source:
         else:
             space = zoo.load(self.name).space if self.kind == PUBLISHED else space_of(self.genotype)
             search = replace(preset.search, space=space)
-        beside = tuple(SMALL_STEM.get(name, name) for name in beside_on(data.name) if name != self.name)
+        stems = SMALL_STEM if data.image_size < LARGE else {}
+        beside = tuple(stems.get(name, name) for name in beside_on(data.name) if name != self.name)
         if any(change.startswith("baselines=") for change in changes.split()):
             beside = preset.baselines
         return at_the_size_for(replace(preset, search=search, baselines=beside), data)
@@ -116,8 +118,8 @@ def at_the_size_for(preset: Preset, data: DataSet) -> Preset:
     """On Tiny-ImageNet the paper's networks have 14 cells and 84 channels, and learn for 90 epochs with drops at 30 and 60."""
     if data.name != "tiny-imagenet" or (preset.num_cells, preset.channels) != (PAPER.num_cells, PAPER.channels):
         return preset
-    training = preset.training
-    if training == PAPER.training:
+    training, papers = preset.training, PAPER.training
+    if (training.epochs, training.schedule) == (papers.epochs, papers.schedule):
         training = replace(training, epochs=90, schedule=Drops(milestones=(30, 60)))
     return replace(preset, num_cells=14, channels=84, training=training)
 

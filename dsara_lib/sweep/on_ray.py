@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from ..errors import InUse, WorkbookError
-from ..experiment import absolute
+from ..places import absolute
 from ..processes import python_path
 from .progress import Job, Listener, Progress, Teller, sentence
 
