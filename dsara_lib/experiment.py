@@ -32,7 +32,7 @@ from .runs import RUN_NAME, Run, RunStore, environment, generator, read_json, wr
 from .search import Searcher
 from .soundness import Check, board, probe, save
 from .soundness import load as load_board
-from .training import TrainConfig, Trainer, few_steps, load_card, load_network, natural
+from .training import TrainConfig, Trainer, few_held_out, few_steps, load_card, load_network, natural
 
 FOUND, LAST = "found", "last"
 TWINS = (FOUND, f"{FOUND}-natural")  # of which the accuracy is measured against the radius
@@ -72,7 +72,8 @@ class Experiment:
 
     def warnings(self) -> list[str]:
         """What a reader should know before anything is done."""
-        return [words for words in (self.changed_since_begun(), few_steps(self.preset.training, len(self.data.train))) if words]
+        asked = self.preset.training, len(self.data.train)
+        return [words for words in (self.changed_since_begun(), few_steps(*asked), few_held_out(*asked)) if words]
 
     @cached_property
     def learnt_from(self) -> DataSet:

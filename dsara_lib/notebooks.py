@@ -10,13 +10,14 @@ import builtins
 import json
 import os
 import re
+import sys
 import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .errors import WorkbookError, unknown
 from .processes import ROOT, SECONDS_TO_STOP
@@ -299,7 +300,8 @@ def execute(path: Path, output: Path, parameters: Mapping[str, Any], manager: An
             parameters=({"INTERACTIVE": False} if "INTERACTIVE" in parameters_of(path) else {}) | dict(parameters),
             km=manager,
             cwd=str(FOLDER),
-            log_output=True,
+            stdout_file=Below(sys.stdout),
+            stderr_file=Below(sys.stderr),
             progress_bar=False,
             request_save_on_cell_execute=True,
         )
@@ -307,6 +309,22 @@ def execute(path: Path, output: Path, parameters: Mapping[str, Any], manager: An
         _without_folders(output)
         raise WorkbookError(f"{path.stem}, cell {error.cell_index + 1}: {error.evalue} (see {output.name})") from error
     _without_folders(output)
+
+
+class Below:
+    """A stream for what the cells of a notebook say, set in below the notebook's name."""
+
+    def __init__(self, stream: TextIO):
+        self.stream, self._begins = stream, True
+
+    def write(self, text: str) -> None:
+        """Text may come in parts of lines."""
+        for part in text.splitlines(keepends=True):
+            self.stream.write("    " * (self._begins and part != "\n") + part)
+            self._begins = part.endswith("\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
 def _without_folders(executed: Path) -> None:

@@ -35,6 +35,7 @@ from .shapes import Float, Int
 CARD_SCHEMA = 1
 STORED = ("float32", "float16")  # the second rounds kernels and matrices, and keeps what belongs to a channel as it is
 FEWEST_STEPS = 60  # of a training
+FEWEST_HELD_OUT = 50  # images
 NUM_LIKE = 8  # images on which the prepared network is compared
 
 
@@ -226,6 +227,17 @@ def few_steps(config: TrainConfig, num_images: int) -> str:
     return (
         f"{config.epochs} epochs of {num_images:,} images are {steps} steps of {config.batch_size}; batch norm's statistics "
         f"take some {FEWEST_STEPS} to follow: lower training.batch_size or raise training.epochs"
+    )
+
+
+def few_held_out(config: TrainConfig, num_images: int) -> str:
+    """A sentence where so few images are held out that chance chooses the best epoch; else ""."""
+    count = max(1, round(num_images * config.held_out))
+    if count >= FEWEST_HELD_OUT:
+        return ""
+    return (
+        f"the best epoch is chosen by {count} held-out images, on which an accuracy is known to {98 / count**0.5:.0f} "
+        "points at best: raise training.held_out, or go by the last epoch"
     )
 
 

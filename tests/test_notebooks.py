@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import statistics
+import sys
 import types
 from itertools import pairwise
 from pathlib import Path
@@ -371,3 +372,10 @@ def test_a_line_of_a_step_says_where_in_the_epoch_it_stands():
 def test_notebook_holds_no_control_characters(path):
     """Such as the \\r of an \\rVert that was written with one backslash too few."""
     assert not [c for cell in read(path)["cells"] for c in "".join(cell["source"]) if ord(c) < 32 and c != "\n"]
+
+
+def test_what_cells_say_stands_below_the_notebooks_name(capsys):
+    below = notebooks.Below(sys.stdout)
+    for text in ("epoch 1/2 · loss 1.0\nepoch", " 2/2\n", "\n", "done"):
+        below.write(text)
+    assert capsys.readouterr().out == "    epoch 1/2 · loss 1.0\n    epoch 2/2\n\n    done"

@@ -364,14 +364,18 @@ def template(folder: Path, names: list[str]) -> Path:
     parameters = v4.new_code_cell("\n".join(f'{name}: str = "default"  # a text' for name in names))
     parameters.metadata["tags"] = ["parameters"]
     check = "import json\nfrom pathlib import Path\nfrom dsara_lib.notebooks import checked_parameters\n"
-    check += "given = checked_parameters(globals())\nPath(given.pop('WHERE')).write_text(json.dumps(given))"
+    check += (
+        "given = checked_parameters(globals())\nPath(given.pop('WHERE')).write_text(json.dumps(given))\nprint('all texts came')"
+    )
     notebook = v4.new_notebook(cells=[parameters, v4.new_code_cell(check)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     write(notebook, folder / "strange.ipynb")
     return folder / "strange.ipynb"
 
 
-def test_a_notebook_that_is_really_run_gets_every_text_as_it_is_and_runs_none(tmp_path: Path) -> None:
+def test_a_notebook_that_is_really_run_gets_every_text_as_it_is_runs_none_and_is_heard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     marker, texts = tmp_path / "executed", commands(tmp_path / "executed")
     given = {f"TEXT{number}": text for number, text in enumerate(texts)}
     path = template(tmp_path, ["WHERE", *given])
@@ -380,6 +384,7 @@ def test_a_notebook_that_is_really_run_gets_every_text_as_it_is_and_runs_none(tm
         notebooks.execute(path, tmp_path / "out.ipynb", {"WHERE": str(tmp_path / "came.json"), **given}, manager)
     assert json.loads((tmp_path / "came.json").read_text()) == given
     assert not marker.exists()
+    assert "    all texts came\n" in capsys.readouterr().out
 
 
 def only_assigns(source: str) -> dict[str, Any]:

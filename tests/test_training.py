@@ -34,6 +34,7 @@ from dsara_lib.training import (
     TrainConfig,
     Trainer,
     add_measurements,
+    few_held_out,
     few_steps,
     load_card,
     load_network,
@@ -422,6 +423,11 @@ def test_a_training_of_few_steps_is_told_with_what_to_change():
     config = replace(TRAIN, epochs=10, batch_size=20, held_out=0.25)
     assert few_steps(config, 160) == ""
     assert "10 epochs of 100 images are 30 steps of 20" in few_steps(config, 100)
+
+
+def test_an_epoch_that_chance_would_choose_is_told():
+    assert few_held_out(replace(TRAIN, held_out=0.1), 500) == ""
+    assert "by 16 held-out images, on which an accuracy is known to 24 points" in few_held_out(replace(TRAIN, held_out=0.1), 160)
 
 
 # ----------------------------------------------------------------------------------------------------- a network's folder
