@@ -240,6 +240,12 @@ def say(ax: Axes, words: str) -> None:
     ax.grid(False)
 
 
+def accuracy_limits(highest: float) -> tuple[float, float]:
+    """Bounds of an axis of accuracies in percent: from 0, to 100 unless less than half of that is needed."""
+    top = 100.0 if highest > 50 else max(10.0, 10.0 * math.ceil(highest / 10))
+    return -0.02 * top, 1.04 * top
+
+
 def chance_line(ax: Axes, chance: float | None) -> None:
     if chance is not None:
         ax.axhline(100 * chance, color=GREY, linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=0.5)

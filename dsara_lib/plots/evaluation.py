@@ -28,6 +28,7 @@ from .base import (
     TWO_COLUMNS,
     Figure,
     Records,
+    accuracy_limits,
     as_numpy,
     brief,
     chance_line,
@@ -169,7 +170,8 @@ def accuracy_by_attack(evaluations: Sequence[Any], chance: float | None = None) 
     chance_line(ax, evaluations[0].guessing if chance is None else chance)
     first = evaluations[0]
     ax.set_xticks(range(len(attacks)), [_with_images(attack, evaluations, len(first.labels)) for attack in attacks])
-    ax.set(xlim=(-0.6, len(attacks) - 0.4), ylim=(-2, 104), ylabel="accuracy (%)")
+    highest = max((100 * each.interval(attack)[1] for each in evaluations for attack in each.predictions), default=100.0)
+    ax.set(xlim=(-0.6, len(attacks) - 0.4), ylim=accuracy_limits(highest), ylabel="accuracy (%)")
     ax.grid(False, axis="x")
     ax.set_title(f"{first.data}, linf eps {eps_text(first.eps)}, n = {len(first.labels):,}")
     figure.legend(ncols=min(4, len(evaluations)), loc="outside lower center")
@@ -206,7 +208,7 @@ def accuracy_against_eps(rows: Records, training_eps: float | None = None, chanc
     attacks = list(dict.fromkeys(str(row["attack"]) for row in rows if row.get("attack") and row["eps"]))
     ax.set(title="Accuracy against eps" + (f" ({', '.join(attacks)})" if attacks else ""), ylabel="accuracy (%)")
     ax.set_xlabel("eps in steps of 1/255")
-    ax.set_ylim(-2, 104)
+    ax.set_ylim(*accuracy_limits(max((100 * row.get("high", row["accuracy"]) for row in rows), default=100.0)))
     ax.set_xlim(left=0)
     ax.legend(loc="upper right")
     return figure
