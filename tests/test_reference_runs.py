@@ -1,7 +1,7 @@
 """The runs that are committed in `results/`: whole, small, and what they say of their networks is true of their weights.
 
-Where a run's images are at hand (`data/` here, `shared/data` beside this folder, or DSARA_DATA_ROOT) each network is attacked again on
-a slice of the test images; without them, its logits for images made from a formula are those of the day it was committed.
+Where a run's images are at hand (`data/` here, `shared/data` beside this folder, or DSARA_DATA_ROOT) each network is attacked
+again on a slice of the test images; without them, its logits for images made from a formula are those of the day it was committed.
 `DSARA_REWRITE_GOLDEN=1` writes these down anew.
 """
 
