@@ -549,3 +549,9 @@ def test_stack_draws_each_cell_between_stem_and_classifier(num_cells: int) -> No
 def test_edges_are_read_in_both_spellings_and_named_by_the_cells_inputs() -> None:
     assert edges_of(["0->2", "1→3"]) == ((0, 2), (1, 3))
     assert edge_name(0, 2) == "k-2→2" and edge_name(3, 5) == "3→5"
+
+
+@pytest.mark.parametrize(("highest", "top"), [(3.0, 10), (12.0, 20), (47.0, 50), (50.1, 100), (99.0, 100)])
+def test_an_axis_of_accuracies_ends_at_100_unless_half_of_it_would_be_empty(highest: float, top: float) -> None:
+    low, high = base.accuracy_limits(highest)
+    assert high == pytest.approx(1.04 * top) and low < 0 < highest < high

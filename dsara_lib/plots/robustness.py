@@ -16,7 +16,21 @@ from matplotlib.patches import Patch, Rectangle
 from ..data import eps_text
 from ..errors import WorkbookError
 from ..legend import BLUE, CYCLE, GREEN, GREY, INK, MARKERS, ORANGE, VERMILLION, darker, paler
-from .base import HEAT, LINES, ONE_COLUMN, TWO_COLUMNS, Figure, Records, as_numpy, brief, chance_line, new_figure, note, styled
+from .base import (
+    HEAT,
+    LINES,
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    Figure,
+    Records,
+    accuracy_limits,
+    as_numpy,
+    brief,
+    chance_line,
+    new_figure,
+    note,
+    styled,
+)
 from .evaluation import adversarial_examples
 
 CASCADE = ("natural", "APGD-CE", "+APGD-T", "+FAB-T", "AutoAttack")
@@ -83,6 +97,7 @@ def cascade(evaluations: Sequence[Any], chance: float | None = None, stages: Seq
             )
     evaluations = [each.together(stage for stage in stages if stage in each.predictions) for each in evaluations]
     figure, axes = _panels(len(evaluations), 2.3, 2.2, sharey=True)
+    limits = accuracy_limits(max(100 * each.interval(name)[1] for each in evaluations for name in each.predictions))
     for ax, each in zip(axes, evaluations, strict=True):
         names = list(each.predictions)
         left = [100 * each.accuracy(name) for name in names]
@@ -99,7 +114,7 @@ def cascade(evaluations: Sequence[Any], chance: float | None = None, stages: Seq
             ax.errorbar(index, left[index], errors, fmt="o", color=INK, markersize=2.5, elinewidth=1, capsize=2.5, capthick=0.8)
         chance_line(ax, each.guessing if chance is None else chance)
         ax.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
-        ax.set(xlim=(-0.6, len(names) + 0.45), ylim=(-2, 104))  # room for the word at the line of chance
+        ax.set(xlim=(-0.6, len(names) + 0.45), ylim=limits)  # room for the word at the line of chance
         ax.grid(False, axis="x")
         ax.set_title(_wrapped(f"{each.network}: {left[0]:.1f} → {left[-1]:.1f} %", figure.get_figwidth() / min(3, len(axes)) - 0.4))
     for ax in axes[::3]:
